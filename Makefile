@@ -1,0 +1,36 @@
+# Everything from a bare python3: `make demo`, `make test`, `make lint`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/hear-dasheng demo --out demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The official tools go in without their own, unsatisfiable, requirements.
+$(VENV)/.installed: setup.py eval_recipes/official_pins.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "Installing torch and the evaluation tools into $(VENV) (about 3 GB to download)"
+	$(UV) --editable '.[all]'
+	$(UV) --no-deps $$($(BIN)/python eval_recipes/official_pins.py)
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(UV) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

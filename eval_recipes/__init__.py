@@ -1,0 +1,1 @@
+"""A HEAR model -> validation, embeddings on disk, scores, tables."""

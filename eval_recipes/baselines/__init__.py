@@ -1,0 +1,1 @@
+"""The encoders of the paper's tables as HEAR modules, one each."""

@@ -1,0 +1,142 @@
+"""The process in which one of HEAR's official tools runs, unmodified, on a modern Python.
+
+`python -m eval_recipes.official_process TOOL ARGUMENT...` supplies what the tool
+takes for granted and hands it the arguments as they are. `eval_recipes.official`
+starts it; what is changed here for the tool's sake ends with the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import runpy
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+TOOLS = {
+    "validate": "hearvalidator.validate",
+    "embeddings": "heareval.embeddings.runner",
+    "predictions": "heareval.predictions.runner",
+}
+
+
+def stand_in_for_tensorflow() -> None:
+    """Let `import tensorflow` succeed where it is not installed.
+
+    The tools import it for isinstance checks that no torch model meets. einops
+    looks for Tensor and Variable, transformers for a real `__spec__`.
+    """
+    if importlib.util.find_spec("tensorflow") is not None:
+        return
+    tensorflow = ModuleType("tensorflow", "Stands in for TensorFlow, which is not installed.")
+    tensorflow.__spec__ = ModuleSpec("tensorflow", loader=None)
+    tensorflow.__version__ = "2.0.0"
+    tensorflow.float32 = "float32"
+    for name in ("Module", "Tensor", "Variable"):
+        setattr(tensorflow, name, type(name, (), {}))
+    tensorflow.test = ModuleType("tensorflow.test")
+    tensorflow.test.is_gpu_available = lambda **_: True  # else heareval refuses a GPU that torch has
+    sys.modules["tensorflow"] = tensorflow
+
+
+def let_tools_load_their_own_checkpoints() -> None:
+    """heareval and Lightning reload checkpoints they wrote minutes ago, with pickled classes in them."""
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+
+
+def describe(module_name: str, model_path: str | None, options: dict[str, object]) -> dict[str, object]:
+    """Load a HEAR model once and tell what running heareval on it takes for granted."""
+    module = importlib.import_module(module_name)
+    model = module.load_model(model_path, **options) if model_path else module.load_model(**options)
+    return {"sample_rate": model.sample_rate, "is_training": bool(getattr(model, "training", False))}
+
+
+def with_options(module_name: str, options: dict[str, object]) -> str:
+    """Register a module whose load_model has options filled in, and return its name.
+
+    The validator, unlike heareval, has no way to pass options.
+    """
+    module = importlib.import_module(module_name)
+    name = f"{module_name}.with_options"
+    wrapper = ModuleType(name)
+    vars(wrapper).update({key: value for key, value in vars(module).items() if not key.startswith("__")})
+    wrapper.load_model = functools.partial(module.load_model, **options)
+    sys.modules[name] = wrapper
+    return name
+
+
+def check_beyond_validator(arguments: list[str]) -> list[str]:
+    """Look for what the validator does not: not finite, not repeatable, still in training mode.
+
+    Args:
+        arguments: the validator's own command line.
+
+    Returns:
+        What is wrong, a sentence each.
+    """
+    import torch
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("module")
+    parser.add_argument("--model", "-m", default="")
+    parser.add_argument("--device", "-d")
+    chosen = parser.parse_args(arguments)
+    chosen.device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    module = importlib.import_module(chosen.module)
+    model = module.load_model(chosen.model) if chosen.model else module.load_model()
+    problems = []
+    if getattr(model, "training", False):
+        problems.append("load_model returns a model in training mode, and heareval never calls eval()")
+    model = model.to(chosen.device)
+    samples = 2 * model.sample_rate
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, samples, generator=generator).mul(2).sub(1)
+    for name, audio in {"noise": noise, "silence": torch.zeros(2, samples), "quiet noise": noise * 1e-4}.items():
+        audio = audio.to(chosen.device)
+        with torch.no_grad():
+            scene = module.get_scene_embeddings(audio, model)
+            tokens, _ = module.get_timestamp_embeddings(audio, model)
+            again = module.get_scene_embeddings(audio, model)
+        for kind, embeddings in {"scene": scene, "timestamp": tokens}.items():
+            bad = int((~embeddings.isfinite()).sum())
+            if bad:
+                problems.append(f"{bad} of {embeddings.numel()} values of the {kind} embeddings of {name} are not finite")
+        if scene.isfinite().all() and not torch.allclose(scene, again, rtol=1e-4, atol=1e-5):
+            problems.append(f"two calls on the same {name} give different scene embeddings")
+    return problems
+
+
+def main() -> int:
+    """Run one tool; returns the process's exit code."""
+    tool, *arguments = sys.argv[1:]
+    stand_in_for_tensorflow()
+    if tool == "describe":
+        module_name, model_path, options = arguments
+        print(json.dumps(describe(module_name, model_path or None, json.loads(options))))
+        return 0
+    if tool == "predictions":
+        let_tools_load_their_own_checkpoints()
+    if tool == "validate":
+        options, module_name, *rest = arguments
+        arguments = [with_options(module_name, json.loads(options)) if options != "{}" else module_name, *rest]
+    sys.argv = [TOOLS[tool], *arguments]
+    try:
+        runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    if tool == "validate":
+        if problems := check_beyond_validator(arguments):
+            print("\nhearvalidator is content, but:", *problems, sep="\n  - ", file=sys.stderr)
+            return 1
+        print("Also finite and repeatable on noise, quiet noise and silence, and in evaluation mode.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What a result was made from: checkpoint hash, task files, options, versions, command.
+
+Each step leaves one JSON file in the folder of its results. A later run compares
+it with what it is asked for, so that results of another checkpoint are never
+taken for this one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("hear_dasheng", "hearvalidator", "heareval", "torch", "numpy", "pytorch-lightning", "scikit-learn")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, or of a folder's files with their names (hidden ones left out)."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    for file in files:
+        if file != path:
+            relative = file.relative_to(path)
+            if any(part.startswith(".") for part in relative.parts):
+                continue
+            digest.update(str(relative).encode() + b"\0")
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def checkpoint_identity(model: str | None) -> dict[str, str]:
+    """Path and hash of a checkpoint; of none, that the module chose its own weights."""
+    if not model:
+        return {"model": "the module's default", "sha256": ""}
+    path = Path(model)
+    return {"model": model, "sha256": sha256_of(path) if path.exists() else ""}
+
+
+def task_identity(task_dir: Path) -> str:
+    """Hash of a task's metadata, vocabulary and split lists (not of its audio)."""
+    digest = hashlib.sha256()
+    for file in sorted([*task_dir.glob("*.json"), *task_dir.glob("*.csv")]):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that can change a score."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON under a temporary name, then rename."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def record(path: Path, identity: dict[str, Any], seconds: float) -> None:
+    """Leave a provenance file: `identity` is what a later run must match."""
+    write_json(
+        path,
+        {
+            "identity": identity,
+            "command": " ".join(sys.argv),
+            "versions": versions(),
+            "seconds": round(seconds, 3),
+        },
+    )
+
+
+def difference(path: Path, identity: dict[str, Any]) -> str:
+    """How `identity` differs from the recorded one; empty if it does not."""
+    if not path.is_file():
+        return "there is no record of what they were made from"
+    recorded = json.loads(path.read_text())["identity"]
+    names = [name for name in identity if recorded.get(name) != identity[name]]
+    return "; ".join(f"{name} was {recorded.get(name)!r}, now {identity[name]!r}" for name in names)

@@ -1,0 +1,94 @@
+"""Scores on disk -> a table: the reader of heareval's `test.predicted-scores.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+SCORES = "test.predicted-scores.json"
+
+
+def task_folders(folder: Path, task: str = "all") -> list[Path]:
+    """The task folders (those with `task_metadata.json`) that a path stands for.
+
+    A path is one task, or a folder of tasks; anything else lying there is named
+    and left out, where heareval would stop.
+    """
+    if task != "all":
+        folder = folder / task
+    if (folder / "task_metadata.json").is_file():
+        return [folder]
+    if task != "all" or not folder.is_dir():
+        raise click.ClickException(f"{folder} is no HEAR task: it has no task_metadata.json")
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    found = [entry for entry in entries if (entry / "task_metadata.json").is_file()]
+    if not found:
+        raise click.ClickException(
+            f"{folder} holds no HEAR tasks (folders with a task_metadata.json); "
+            "`hear-dasheng tasks import` makes them from an archive"
+        )
+    if strays := [entry.name for entry in entries if entry not in found and entry.suffix != ".log"]:
+        click.echo(f"Left out, since they are no HEAR tasks: {', '.join(strays)}", err=True)
+    return found
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """The primary score of one task.
+
+    Attributes:
+        task: the task's folder name.
+        metric: the first metric of its metadata.
+        mean: over the folds, or of the one test split.
+        std: over the folds; None for a task without folds.
+    """
+
+    task: str
+    metric: str
+    mean: float
+    std: float | None
+
+    def __str__(self) -> str:
+        spread = "" if self.std is None else f" ± {self.std:.3f}"
+        return f"{self.metric} {self.mean:.3f}{spread}"
+
+
+def read_scores(task_dir: Path) -> dict[str, Any]:
+    """All that heareval wrote about a task."""
+    return json.loads((task_dir / SCORES).read_text())
+
+
+def primary_score(task_dir: Path) -> TaskScore:
+    """A scored task's primary metric.
+
+    Raises:
+        FileNotFoundError: the task is not scored yet.
+    """
+    metadata = json.loads((task_dir / "task_metadata.json").read_text())
+    scores = read_scores(task_dir)
+    metric = metadata["evaluation"][0]
+    if "aggregated_scores" in scores:
+        folds = scores["aggregated_scores"]
+        return TaskScore(task_dir.name, metric, folds[f"test_{metric}_mean"], folds[f"test_{metric}_std"])
+    return TaskScore(task_dir.name, metric, scores["test"][f"test_{metric}"], None)
+
+
+def summary(task_dir: Path) -> str:
+    """One line about a scored task."""
+    return str(primary_score(task_dir))
+
+
+def scores_that_are_nan(task_dir: Path) -> list[str]:
+    """Dotted names of all scores that are not a number (a class absent from a split, say)."""
+
+    def walk(value: Any, name: str) -> list[str]:
+        if isinstance(value, dict):
+            return [found for key, inner in value.items() for found in walk(inner, f"{name}.{key}")]
+        return [name.removeprefix(".")] if isinstance(value, float) and math.isnan(value) else []
+
+    return walk(read_scores(task_dir), "")

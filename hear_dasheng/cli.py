@@ -1,0 +1,50 @@
+"""The console command `hear-dasheng`.
+
+Each package registers its subcommands as entry points (`setup.py`), so this one
+needs to know none of them and imports only the one that is called.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from hear_dasheng import __version__
+
+ENTRY_POINTS = "hear_dasheng.commands"
+
+
+class RegisteredCommands(click.Group):
+    """A group whose commands are the registered entry points."""
+
+    def _registered(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._registered())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self._registered().get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            return entry.load()
+        except ModuleNotFoundError as error:
+            missing = error.name or str(error)
+            package = entry.module.partition(".")[0]
+            extra = {"eval_recipes": "evaluation", "pretrain": "pretraining"}.get(package, "all")
+            help_text = f"(needs the package {missing}: pip install 'hear_dasheng[{extra}]')"
+
+            @click.command(cmd_name, help=help_text, context_settings={"ignore_unknown_options": True})
+            @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+            def unavailable(arguments: tuple[str, ...]) -> None:
+                raise click.ClickException(f"`hear-dasheng {cmd_name}` {help_text}")
+
+            return unavailable
+
+
+@click.group(cls=RegisteredCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hear-dasheng")
+def main() -> None:
+    """Dasheng audio encoders: make, look at, validate and score checkpoints."""

@@ -1,0 +1,67 @@
+"""Commands about checkpoints: init, info, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hear_dasheng.sizes import SIZES
+
+ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError)
+
+
+@click.command()
+@click.argument("size", type=click.Choice(list(SIZES)))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Draws the weights.")
+def init(size: str, path: Path, seed: int) -> None:
+    """Write an untrained checkpoint of SIZE to the new folder PATH."""
+    from hear_dasheng.export import export, new_encoder
+
+    try:
+        export(new_encoder(size, seed), path)
+    except ERRORS as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"An untrained {size} encoder (seed {seed}) is in {path}")
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+def info(checkpoint: str, num_heads: int | None) -> None:
+    """Tell what CHECKPOINT (path, published name, Hub id or URL) holds."""
+    from hear_dasheng.checkpoint import load_encoder
+    from hear_dasheng.download import locate
+
+    try:
+        path = locate(checkpoint)
+        encoder = load_encoder(path, num_heads)
+    except ERRORS as error:
+        raise click.ClickException(str(error)) from error
+    config = encoder.config
+    shape = (config.dim, config.depth, config.heads)
+    size = next((name for name, s in SIZES.items() if (s.dim, s.depth, s.heads) == shape), "none of the table")
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    click.echo(f"{path}")
+    click.echo(f"  size {size}: width {config.dim}, depth {config.depth}, {config.heads} heads")
+    click.echo(f"  {parameters / 1e6:.1f} million parameters, windows of {config.window_tokens} tokens")
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "layout", type=click.Choice(["huggingface", "published"]), default="huggingface",
+              show_default=True, help="A mispeech/dasheng-* folder, or the .pt that the package dasheng loads.")
+@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+def export(checkpoint: str, path: Path, layout: str, num_heads: int | None) -> None:
+    """Rewrite CHECKPOINT (path, published name, Hub id or URL) at PATH in another layout."""
+    from hear_dasheng.checkpoint import load_encoder
+    from hear_dasheng.download import locate
+    from hear_dasheng.export import export as write
+
+    try:
+        write(load_encoder(locate(checkpoint), num_heads), path, layout)
+    except ERRORS as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Written to {path} in the {layout} layout")

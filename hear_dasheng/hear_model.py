@@ -1,0 +1,270 @@
+"""Encoder -> HEAR model: `load_model` and the two embedding functions.
+
+The contract is HEAR's common API (https://hearbenchmark.com/hear-api.html):
+audio goes in as (n_sounds, n_samples) on the model's device, embeddings come
+out as float32. A clip's embedding depends on that clip alone: not on its
+neighbours in the batch, nor on its padding when `lengths` tells where it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from hear_dasheng import cpu_linear
+from hear_dasheng.audio import check_audio, check_lengths
+from hear_dasheng.checkpoint import load_encoder
+from hear_dasheng.download import locate
+from hear_dasheng.encoder import Encoder, Linear
+from hear_dasheng.mel import SAMPLE_RATE_HZ, LogMel
+from hear_dasheng.precision import PRECISIONS, fp32_arithmetic
+from hear_dasheng.sizes import SIZES
+from hear_dasheng.windows import TAILS, encode_clips, fit_to_tokens, n_tokens, timestamps_ms
+
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda tokens: tokens.mean(0),
+    "max": lambda tokens: tokens.amax(0),
+    "mean+max": lambda tokens: torch.cat([tokens.mean(0), tokens.amax(0)]),
+}
+DEFAULT_MODEL = "dasheng_base"
+BATCH_WINDOWS = {"cpu": 4, "cuda": 64}
+"""Full windows encoded at once; more makes a CPU's caches and a user's memory suffer."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a HEAR user may choose, also as JSON through heareval's `--model-options`.
+
+    Attributes:
+        precision: "fp32" (no TF32 anywhere), "tf32" (GPU matrix products) or "bf16".
+        layers: the block whose tokens are returned, counted from 0 or, if
+            negative, from the end; a list concatenates; "all" takes every block.
+            The final LayerNorm is applied to each.
+        tail: "drop" leaves out the last incomplete token as the published package
+            does; "pad" completes it with silence if its centre lies within the clip.
+        pooling: tokens -> scene embedding: "mean", "max" or "mean+max".
+        batch_windows: windows of 10.08 s encoded at once; None: 4 on a CPU, 64 on a GPU.
+        num_heads: attention heads, only for checkpoints that do not tell them.
+        device: where to put the model; None leaves it on the CPU.
+    """
+
+    precision: str = "fp32"
+    layers: int | str | Sequence[int] = -1
+    tail: str = "drop"
+    pooling: str = "mean"
+    batch_windows: int | None = None
+    num_heads: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {"precision": PRECISIONS, "tail": TAILS, "pooling": tuple(POOLINGS)}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"option {name}={getattr(self, name)!r}: choose one of {', '.join(values)}"
+                )
+        for name in ("batch_windows", "num_heads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"option {name}={value!r}: give a whole number above 0")
+
+    @classmethod
+    def from_kwargs(cls, kwargs: dict[str, Any]) -> Options:
+        """Options by name; an unknown one is an error that names the nearest."""
+        known = [field.name for field in fields(cls)]
+        for name in kwargs:
+            if name not in known:
+                nearest = get_close_matches(name, known, n=1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
+                raise ValueError(f"unknown option {name!r} for load_model; {hint}")
+        return cls(**kwargs)
+
+    def chosen_layers(self, depth: int) -> tuple[int, ...]:
+        """`layers` as block numbers from 0.
+
+        Raises:
+            ValueError: not whole numbers, none, or beyond the encoder's depth.
+        """
+        if self.layers == "all":
+            return tuple(range(depth))
+        layers = [self.layers] if isinstance(self.layers, int) else self.layers
+        are_valid = isinstance(layers, list | tuple) and all(
+            isinstance(layer, int) and not isinstance(layer, bool) and -depth <= layer < depth for layer in layers
+        )
+        if not are_valid or not layers:
+            raise ValueError(
+                f"option layers={self.layers!r}: give a block between {-depth} and {depth - 1}, "
+                f'a list of them, or "all"; this encoder has {depth} blocks'
+            )
+        return tuple(range(depth)[layer] for layer in layers)
+
+
+class HearModel(nn.Module):
+    """An encoder behind HEAR's API.
+
+    Attributes:
+        sample_rate: 16000 Hz.
+        timestamp_embedding_size: features of a token.
+        scene_embedding_size: features of a clip.
+    """
+
+    def __init__(self, encoder: Encoder, options: Options | None = None) -> None:
+        super().__init__()
+        self.options = options or Options()
+        self.layers = self.options.chosen_layers(encoder.config.depth)
+        self.log_mel = LogMel()
+        self.encoder = encoder.requires_grad_(False)
+        if self.options.precision == "bf16":
+            for module in self.encoder.modules():
+                if isinstance(module, Linear):
+                    module.to(torch.bfloat16)
+        self.sample_rate = SAMPLE_RATE_HZ
+        self.timestamp_embedding_size = encoder.config.dim * len(self.layers)
+        poolings = self.options.pooling.count("+") + 1
+        self.scene_embedding_size = poolings * self.timestamp_embedding_size
+        self.encoder.register_state_dict_pre_hook(lambda encoder, prefix, keep_vars: cpu_linear.unpack(encoder))
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.log_mel.window.device
+
+    def __repr__(self) -> str:
+        config, options = self.encoder.config, self.options
+        return (
+            f"HearModel(dim={config.dim}, depth={config.depth}, heads={config.heads}, layers={options.layers!r}, "
+            f"precision={options.precision!r}, tail={options.tail!r}, pooling={options.pooling!r})"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HearModel:
+        cpu_linear.unpack(self.encoder)
+        return super()._apply(fn, recurse)
+
+    @torch.no_grad()
+    def token_embeddings(self, clips: Sequence[Float[Tensor, " _"]]) -> list[Float[Tensor, "_ features"]]:
+        """Tokens of clips of any lengths, each on its own: 25 a second, float32.
+
+        Args:
+            clips: waveforms at 16 kHz on the model's device.
+        """
+        with fp32_arithmetic(allow_tf32=False):
+            mels = [
+                fit_to_tokens(self.log_mel(clip[None])[0], n_tokens(len(clip), self.options.tail))
+                for clip in clips
+            ]
+        if self.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            cpu_linear.pack(self.encoder)
+        windows = self.options.batch_windows or BATCH_WINDOWS.get(self.device.type, 16)
+        with fp32_arithmetic(allow_tf32=self.options.precision == "tf32"):
+            return encode_clips(
+                self.encoder, mels, self.layers, windows * self.encoder.config.window_tokens
+            )
+
+    def scene_embeddings(self, clips: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "clips features"]:
+        """One embedding a clip: its tokens pooled over time."""
+        pool = POOLINGS[self.options.pooling]
+        return torch.stack([pool(tokens) for tokens in self.token_embeddings(clips)])
+
+    def forward(self, audio: Float[Tensor, "sounds samples"]) -> Float[Tensor, "sounds features"]:
+        """Scene embeddings of a batch."""
+        return get_scene_embeddings(audio, self)
+
+
+def load_model(path: str | Path = "", **options: Any) -> HearModel:
+    """Load a Dasheng checkpoint as a HEAR model.
+
+    Args:
+        path: a checkpoint file or folder in any published layout or of our own
+            training, a published name (`dasheng_base`, `dasheng_06B`, `dasheng_12B`),
+            a Hugging Face id, or a URL. Empty: `dasheng_base`.
+        **options: see `Options`.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ValueError: an option is unknown or impossible, or the checkpoint is damaged,
+            foreign or unsafe (`CheckpointError`).
+        FileNotFoundError: there is no such checkpoint.
+        DownloadError: it has to be fetched and cannot be.
+    """
+    chosen = Options.from_kwargs(options)
+    encoder = load_encoder(locate(path or DEFAULT_MODEL), chosen.num_heads)
+    model = HearModel(encoder, chosen)
+    return model if chosen.device is None else model.to(chosen.device)
+
+
+def load_sized_model(size: str, published_name: str, path: str | Path = "", **options: Any) -> HearModel:
+    """`load_model` for a module that is named after one size.
+
+    Raises:
+        ValueError: the checkpoint at `path` has another size; results filed under
+            this module's name would be another model's.
+    """
+    model = load_model(path or published_name, **options)
+    expected, found = SIZES[size], model.encoder.config
+    if (found.dim, found.depth) != (expected.dim, expected.depth):
+        raise ValueError(
+            f"{path} has width {found.dim} and depth {found.depth}, but {published_name} is "
+            f"{expected.dim}/{expected.depth}; use the module hear_dasheng, which takes every size"
+        )
+    return model
+
+
+def _clips(audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None) -> list[Tensor]:
+    if not isinstance(model, HearModel):
+        raise TypeError(f"model must come from hear_dasheng's load_model, not {type(model).__name__}")
+    check_audio(audio, model.device)
+    return [clip[:length] for clip, length in zip(audio, check_lengths(lengths, audio), strict=True)]
+
+
+def get_scene_embeddings(
+    audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None = None
+) -> Float[Tensor, "sounds features"]:
+    """One embedding per clip: the mean over all tokens of all windows.
+
+    Args:
+        audio: float32 (n_sounds, n_samples) in [-1, 1] at 16 kHz, on the model's device.
+        model: from `load_model`.
+        lengths: valid samples of each sound; what follows them is ignored. None: all.
+
+    Returns:
+        float32 (n_sounds, model.scene_embedding_size).
+
+    Raises:
+        TypeError, ValueError: audio or lengths are not as above.
+    """
+    return model.scene_embeddings(_clips(audio, model, lengths))
+
+
+def get_timestamp_embeddings(
+    audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None = None
+) -> tuple[Float[Tensor, "sounds tokens features"], Float[Tensor, "sounds tokens"]]:
+    """One embedding each 40 ms, with the centre of the sound it describes.
+
+    Args:
+        audio: float32 (n_sounds, n_samples) in [-1, 1] at 16 kHz, on the model's device.
+        model: from `load_model`.
+        lengths: valid samples of each sound; what follows them is ignored. None: all.
+
+    Returns:
+        Embeddings, float32 (n_sounds, n_tokens, model.timestamp_embedding_size), and
+        timestamps in ms, float32 (n_sounds, n_tokens). Sounds with fewer tokens than
+        the longest end in zeros whose timestamps are NaN.
+
+    Raises:
+        TypeError, ValueError: audio or lengths are not as above.
+    """
+    clips = _clips(audio, model, lengths)
+    embeddings = pad_sequence(model.token_embeddings(clips), batch_first=True)
+    times = [timestamps_ms(len(clip), model.options.tail).to(audio.device) for clip in clips]
+    return embeddings, pad_sequence(times, batch_first=True, padding_value=torch.nan)

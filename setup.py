@@ -1,0 +1,64 @@
+"""Installs hear_dasheng, pretrain and eval_recipes; extras bring what the last two need."""
+
+import re
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "hear_dasheng/__init__.py").read_text()).group(1)
+OFFICIAL = runpy.run_path(str(HERE / "eval_recipes/official_pins.py"))
+
+# torchaudio's last release, 2.11, imports beside torch 2.11 to 2.14 and no other.
+TORCH_BESIDE_TORCHAUDIO = ["torch>=2.11,<2.15", "torchaudio==2.11.*"]
+
+EXTRAS = {
+    "pretraining": [],  # the training code, and with it what it needs, is still to come
+    "evaluation": [*OFFICIAL["NEEDED_BY_TOOLS"], *TORCH_BESIDE_TORCHAUDIO, "librosa>=0.10"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["test"] = [
+    *EXTRAS["all"],
+    "beartype>=0.18",
+    "dasheng==0.0.9",  # the oracle; it imports torchaudio
+    "hypothesis",
+    "pytest>=8",
+    "ruff==0.15.*",
+]
+
+setup(
+    name="hear_dasheng",
+    version=VERSION,
+    description="Dasheng audio encoders as HEAR modules: embed, validate and score on today's Python",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*"]),
+    install_requires=[
+        "click>=8",
+        "filelock",
+        "huggingface_hub>=0.23",
+        "jaxtyping>=0.2.25",
+        "numpy",
+        "safetensors>=0.4",
+        "soundfile>=0.12",
+        "soxr>=0.3.7",
+        "torch>=2.6",
+        "tqdm",
+    ],
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": ["hear-dasheng = hear_dasheng.cli:main"],
+        "hear_dasheng.commands": [
+            "init = hear_dasheng.commands:init",
+            "info = hear_dasheng.commands:info",
+            "export = hear_dasheng.commands:export",
+            "validate = eval_recipes.official:validate",
+            "heareval = eval_recipes.official:heareval",
+            "tasks = eval_recipes.tasks:tasks",
+            "demo = eval_recipes.demo:demo",
+        ],
+    },
+)
