@@ -56,7 +56,7 @@ setup(
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
             "validate = eval_recipes.official:validate",
-            "heareval = eval_recipes.official:heareval",
+            "heareval = eval_recipes.official_kit:heareval",
             "tasks = eval_recipes.tasks:tasks",
             "demo = eval_recipes.demo:demo",
         ],

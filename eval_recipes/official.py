@@ -1,10 +1,7 @@
-"""HEAR's official tools as commands: validate, heareval embeddings, heareval predictions.
+"""HEAR's official tools as commands: running one in a process of its own, and `validate`.
 
-The tools run unmodified, each call in a process of its own (`official_process`);
-their own arguments are passed through. Around them stand the checks that keep a
-user out of their traps: embeddings left from another checkpoint, a run that was
-interrupted but marked done, values that are not finite, one bad task that stops
-all others, logs strewn about the working directory.
+The tools run unmodified (`official_process`), with their own arguments passed
+through. `official_kit` builds heareval's two commands on this.
 """
 
 from __future__ import annotations
@@ -12,30 +9,17 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from eval_recipes import provenance
 from eval_recipes.official_pins import INSTALL_COMMAND, TOOLS
-from eval_recipes.results import scores_that_are_nan, summary, task_folders
-from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
-
-EMBEDDINGS_DONE = ".done.embeddings"
-PREDICTIONS_DONE = "prediction-done.json"
-SCORES = "test.predicted-scores.json"
-EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
-PREDICTIONS_RECORD = "hear-dasheng.predictions.json"
-LOG_TAIL_LINES = 25
 
 
 def require_tools() -> None:
@@ -84,7 +68,11 @@ def run_tool(arguments: list[str], *, cwd: Path | None = None, log: Path | None 
     try:
         with _sigterm_interrupts():
             child = subprocess.Popen(
-                command, cwd=cwd, env=environment, start_new_session=True, stdout=output,
+                command,
+                cwd=cwd,
+                env=environment,
+                start_new_session=True,
+                stdout=output,
                 stderr=subprocess.STDOUT if log else None,
             )
             try:
@@ -102,29 +90,6 @@ def _python_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def _fail_with_log(what: str, code: int, log: Path | None) -> TaskProblem:
-    if log is None:
-        return TaskProblem(f"{what} ended with exit code {code}; its output is above")
-    tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    return TaskProblem(f"{what} ended with exit code {code}; the end of {log}:\n    " + "\n    ".join(tail))
-
-
-def for_each_task(tasks: list[Path], work: Callable[[Path], None]) -> None:
-    """Do `work` on each task; a problem stops that task alone and the exit code says so."""
-    failed: dict[str, str] = {}
-    for number, task in enumerate(tasks, 1):
-        click.echo(f"[{number}/{len(tasks)}] {task.name}")
-        try:
-            work(task)
-        except TaskProblem as problem:
-            failed[task.name] = str(problem)
-            click.echo(f"  not done: {problem}", err=True)
-    if failed:
-        raise click.ClickException(
-            f"{len(failed)} of {len(tasks)} tasks are not done: {', '.join(failed)} (reasons above)"
-        )
-
-
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("module")
 @click.option("--model-options", default="{}", help="JSON options for load_model (ours; the tool has none).")
@@ -136,178 +101,37 @@ def validate(module: str, model_options: str, arguments: tuple[str, ...]) -> Non
     the validator does not do.
     """
     require_tools()
-    options = json.dumps(_parse_options(model_options))
+    options = json.dumps(parse_options(model_options))
     code = run_tool(["validate", options, module, *arguments])
     if code:
         raise click.exceptions.Exit(code)
 
 
-def _parse_options(text: str) -> dict[str, Any]:
+def parse_options(text: str) -> dict[str, Any]:
+    """`--model-options` as a dict, or an error that quotes it."""
     try:
         options = json.loads(text)
     except ValueError as error:
         raise click.BadParameter(f"--model-options {text!r} is not JSON: {error}") from error
     if not isinstance(options, dict):
-        raise click.BadParameter(f"--model-options {text!r} must be a JSON object such as {{\"layers\": 5}}")
+        raise click.BadParameter(f'--model-options {text!r} must be a JSON object such as {{"layers": 5}}')
     return options
-
-
-@click.group()
-def heareval() -> None:
-    """Run HEAR's official evaluation kit, heareval."""
 
 
 def describe_module(module: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Sample rate and mode of a HEAR module, loaded in a process of its own."""
-    command = [sys.executable, "-m", "eval_recipes.official_process", "describe", module, model or "", json.dumps(options)]
+    command = [
+        sys.executable,
+        "-m",
+        "eval_recipes.official_process",
+        "describe",
+        module,
+        model or "",
+        json.dumps(options),
+    ]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([os.getcwd(), *_python_path()]))
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no reason given"
         raise click.ClickException(f"{module}.load_model({model or ''}) failed: {reason}")
     return json.loads(result.stdout.splitlines()[-1])
-
-
-@heareval.command()
-@click.argument("module")
-@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
-@click.option("--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False))
-@click.option("--task", default="all", show_default=True, help="One task's folder name.")
-@click.option("--embeddings-dir", default="embeddings", show_default=True)
-@click.option("--model-options", default="{}", help="JSON options for load_model.")
-@click.option("--redo", is_flag=True, help="Replace embeddings that are there already.")
-@click.option("--quiet", is_flag=True, help="Write the tool's output to a log instead of the screen.")
-def embeddings(
-    module: str, model: str | None, tasks_dir: str, task: str, embeddings_dir: str, model_options: str,
-    redo: bool, quiet: bool,
-) -> None:
-    """Embed HEAR tasks with MODULE; finished tasks are kept, unfinished ones begun anew."""
-    require_tools()
-    options = _parse_options(model_options)
-    folders = task_folders(Path(tasks_dir), task)
-    described = describe_module(module, model, options)
-    if described["is_training"]:
-        raise click.ClickException(
-            f"{module}.load_model returns a model in training mode and heareval never calls eval(): "
-            "its embeddings would be random; call .eval() in load_model"
-        )
-    checkpoint = provenance.checkpoint_identity(model)
-
-    def embed(task_dir: Path) -> None:
-        out = _embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
-        identity = {
-            "module": module, "checkpoint": checkpoint["sha256"], "options": options,
-            "task": provenance.task_identity(task_dir),
-        }
-        if redo and out.exists():
-            shutil.rmtree(out)
-        if (out / EMBEDDINGS_DONE).exists():
-            if changed := provenance.difference(out / EMBEDDINGS_RECORD, identity):
-                raise TaskProblem(
-                    f"{out} holds embeddings of something else ({changed}); "
-                    "--redo replaces them, another --embeddings-dir keeps both"
-                )
-            click.echo("  already embedded")
-            return
-        check_task_audio(task_dir, described["sample_rate"])
-        log = None
-        if quiet:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            log = out.parent / f"{task_dir.name}.embeddings.log"
-            log.unlink(missing_ok=True)
-        start = time.monotonic()
-        arguments = ["embeddings", module, "--tasks-dir", tasks_dir, "--task", task_dir.name]
-        arguments += ["--embeddings-dir", embeddings_dir, "--model-options", json.dumps(options)]
-        code = run_tool(arguments + (["--model", model] if model else []), log=log)
-        if code:
-            raise _fail_with_log("heareval.embeddings.runner", code, log)
-        try:
-            check_embeddings(out)
-        except TaskProblem:
-            (out / EMBEDDINGS_DONE).unlink(missing_ok=True)
-            raise
-        provenance.record(out / EMBEDDINGS_RECORD, identity, time.monotonic() - start)
-        click.echo(f"  embedded in {time.monotonic() - start:.0f} s: {out}")
-
-    for_each_task(folders, embed)
-
-
-def _embedding_folder(embeddings_dir: Path, module: str, options: dict[str, Any]) -> Path:
-    """Where heareval puts a module's embeddings: its name, then the options, slugified."""
-    from slugify import slugify
-
-    suffix = "".join(f"-{slugify(name)}={slugify(str(value))}" for name, value in options.items())
-    return embeddings_dir / f"{module}{suffix}"
-
-
-@heareval.command()
-@click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
-@click.option("--grid-points", default=8, show_default=True, help="Points of the random grid search.")
-@click.option("--gpus", help='GPUs as a JSON list; the tool takes "[0]" where there is one.')
-@click.option("--in-memory", default=True, show_default=True, type=bool)
-@click.option("--deterministic", default=True, show_default=True, type=bool)
-@click.option("--grid", default="default", show_default=True, type=click.Choice(["default", "fast", "faster"]))
-@click.option("--shuffle", default=False, show_default=True, type=bool, help="Shuffle the order of the tasks.")
-@click.option("--redo", is_flag=True, help="Score anew what is scored already.")
-@click.option("--quiet", is_flag=True, help="Write the tool's output to a log instead of the screen.")
-@click.option("--logs-dir", type=click.Path(file_okay=False), help="Keep Lightning's logs (100 MB a task) here.")
-def predictions(embedding_dirs: tuple[str, ...], redo: bool, quiet: bool, logs_dir: str | None, **flags: Any) -> None:
-    """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them)."""
-    require_tools()
-    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
-    if flags.pop("shuffle"):
-        import random
-
-        random.shuffle(folders)
-
-    def score(task_dir: Path) -> None:
-        done, scores = task_dir / PREDICTIONS_DONE, task_dir / SCORES
-        if redo:
-            for file in (done, scores, task_dir / PREDICTIONS_RECORD):
-                file.unlink(missing_ok=True)
-        if done.exists():
-            if changed := provenance.difference(task_dir / PREDICTIONS_RECORD, flags):
-                raise TaskProblem(f"{task_dir} was scored in another way ({changed}); --redo scores it anew")
-            click.echo("  already scored")
-            return
-        if not (task_dir / EMBEDDINGS_DONE).exists():
-            raise TaskProblem(f"{task_dir} is only half embedded; run `hear-dasheng heareval embeddings` again")
-        check_embeddings(task_dir)
-        log = task_dir / "hear-dasheng.predictions.log" if quiet else None
-        if log:
-            log.unlink(missing_ok=True)
-        start = time.monotonic()
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None]
-        try:
-            code = _run_in_scratch(task_dir, arguments, log, logs_dir)
-        except BaseException:
-            for file in (done, scores):
-                file.unlink(missing_ok=True)
-            raise
-        if code or not scores.exists():
-            raise _fail_with_log("heareval.predictions.runner", code, log)
-        if undefined := scores_that_are_nan(task_dir):
-            click.echo(f"  warning: not a number, and not strict JSON in {scores}: {', '.join(undefined)}", err=True)
-        provenance.record(task_dir / PREDICTIONS_RECORD, flags, time.monotonic() - start)
-        click.echo(f"  {summary(task_dir)} in {time.monotonic() - start:.0f} s")
-
-    for_each_task(folders, score)
-
-
-def _run_in_scratch(task_dir: Path, arguments: list[str], log: Path | None, logs_dir: str | None) -> int:
-    """Run the prediction runner where its logs bother nobody.
-
-    It writes `logs/<task path>` into its working directory, and into the task itself
-    if that path is absolute; so it gets a temporary directory and a relative path.
-    """
-    task_dir = task_dir.resolve()
-    with tempfile.TemporaryDirectory(prefix="heareval-") as scratch:
-        link = Path(scratch, "embeddings")
-        link.symlink_to(task_dir.parent.parent)
-        relative = Path("embeddings", task_dir.parent.name, task_dir.name)
-        code = run_tool(
-            ["predictions", *arguments, str(relative)], cwd=Path(scratch), log=log and log.resolve()
-        )
-        if logs_dir and Path(scratch, "logs").exists():
-            shutil.copytree(Path(scratch, "logs"), logs_dir, dirs_exist_ok=True)
-        return code

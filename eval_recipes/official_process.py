@@ -96,7 +96,11 @@ def check_beyond_validator(arguments: list[str]) -> list[str]:
     samples = 2 * model.sample_rate
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(2, samples, generator=generator).mul(2).sub(1)
-    for name, audio in {"noise": noise, "silence": torch.zeros(2, samples), "quiet noise": noise * 1e-4}.items():
+    for name, audio in {
+        "noise": noise,
+        "silence": torch.zeros(2, samples),
+        "quiet noise": noise * 1e-4,
+    }.items():
         audio = audio.to(chosen.device)
         with torch.no_grad():
             scene = module.get_scene_embeddings(audio, model)
@@ -105,7 +109,9 @@ def check_beyond_validator(arguments: list[str]) -> list[str]:
         for kind, embeddings in {"scene": scene, "timestamp": tokens}.items():
             bad = int((~embeddings.isfinite()).sum())
             if bad:
-                problems.append(f"{bad} of {embeddings.numel()} values of the {kind} embeddings of {name} are not finite")
+                problems.append(
+                    f"{bad} of {embeddings.numel()} values of the {kind} embeddings of {name} are not finite"
+                )
         if scene.isfinite().all() and not torch.allclose(scene, again, rtol=1e-4, atol=1e-5):
             problems.append(f"two calls on the same {name} give different scene embeddings")
     return problems
@@ -123,7 +129,10 @@ def main() -> int:
         let_tools_load_their_own_checkpoints()
     if tool == "validate":
         options, module_name, *rest = arguments
-        arguments = [with_options(module_name, json.loads(options)) if options != "{}" else module_name, *rest]
+        arguments = [
+            with_options(module_name, json.loads(options)) if options != "{}" else module_name,
+            *rest,
+        ]
     sys.argv = [TOOLS[tool], *arguments]
     try:
         runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)

@@ -16,7 +16,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("hear_dasheng", "hearvalidator", "heareval", "torch", "numpy", "pytorch-lightning", "scikit-learn")
+PACKAGES = (
+    "hear_dasheng",
+    "hearvalidator",
+    "heareval",
+    "torch",
+    "numpy",
+    "pytorch-lightning",
+    "scikit-learn",
+)
 
 
 def sha256_of(path: Path) -> str:

@@ -35,7 +35,9 @@ def _noise(rng: Rng, seconds: float) -> np.ndarray:
     spectrum = np.fft.rfft(rng.standard_normal(int(seconds * RATE_HZ)))
     frequency_hz = np.linspace(0, RATE_HZ / 2, len(spectrum))
     centre_hz = rng.uniform(800, 4000)
-    return np.fft.irfft(spectrum * np.exp(-(np.log2((frequency_hz + 1) / centre_hz) ** 2)), int(seconds * RATE_HZ))
+    return np.fft.irfft(
+        spectrum * np.exp(-(np.log2((frequency_hz + 1) / centre_hz) ** 2)), int(seconds * RATE_HZ)
+    )
 
 
 def _rise(rng: Rng, seconds: float) -> np.ndarray:
@@ -68,7 +70,12 @@ def _hiss(rng: Rng, seconds: float) -> np.ndarray:
 
 
 SOUNDS: dict[str, Callable[[Rng, float], np.ndarray]] = {
-    "rise": _rise, "fall": _fall, "warble": _warble, "tone": _tone, "flutter": _flutter, "hiss": _hiss,
+    "rise": _rise,
+    "fall": _fall,
+    "warble": _warble,
+    "tone": _tone,
+    "flutter": _flutter,
+    "hiss": _hiss,
 }
 
 
@@ -90,7 +97,9 @@ def _mix(rng: Rng, seconds: float, placed: list[tuple[str, float, float]]) -> np
     return 0.3 * mixed / np.abs(mixed).max()
 
 
-def _write_task(out: Path, name: str, metadata: dict[str, Any], splits: dict[str, dict[str, tuple]], labels: list[str]) -> Path:
+def _write_task(
+    out: Path, name: str, metadata: dict[str, Any], splits: dict[str, dict[str, tuple]], labels: list[str]
+) -> Path:
     folder = out / name
     for split, clips in splits.items():
         audio = folder / str(RATE_HZ) / split
@@ -119,8 +128,13 @@ def scene_multiclass(out: Path, clips_per_fold: int = 36, folds: int = 3, seed: 
             for index in range(clips_per_fold)
         }
     metadata = {
-        "task_name": "demo_which_sound", "embedding_type": "scene", "prediction_type": "multiclass",
-        "split_mode": "new_split_kfold", "nfolds": folds, "sample_duration": seconds, "evaluation": ["top1_acc"],
+        "task_name": "demo_which_sound",
+        "embedding_type": "scene",
+        "prediction_type": "multiclass",
+        "split_mode": "new_split_kfold",
+        "nfolds": folds,
+        "sample_duration": seconds,
+        "evaluation": ["top1_acc"],
     }
     return _write_task(out, "demo_which_sound-v1-small", metadata, splits, labels)
 
@@ -135,17 +149,24 @@ def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 48), seed
             # index % 4 sounds, but each class at least once in every split
             present = sorted({labels[index % len(labels)], *rng.choice(labels, index % 3, replace=False)})
             placed = [(name, rng.uniform(0, 1.1), 0.8) for name in present]
-            splits[split][f"{split}_{index:03d}.wav"] = (_mix(rng, seconds, placed), [str(name) for name in present])
+            splits[split][f"{split}_{index:03d}.wav"] = (
+                _mix(rng, seconds, placed),
+                [str(name) for name in present],
+            )
     metadata = {
-        "task_name": "demo_sounds_in_mix", "embedding_type": "scene", "prediction_type": "multilabel",
-        "split_mode": "trainvaltest", "sample_duration": seconds, "evaluation": ["mAP", "d_prime", "aucroc"],
+        "task_name": "demo_sounds_in_mix",
+        "embedding_type": "scene",
+        "prediction_type": "multilabel",
+        "split_mode": "trainvaltest",
+        "sample_duration": seconds,
+        "evaluation": ["mAP", "d_prime", "aucroc"],
     }
     return _write_task(out, "demo_sounds_in_mix-v1-small", metadata, splits, labels)
 
 
-def event_detection(out: Path, clips: tuple[int, int, int] = (16, 6, 6), seed: int = 0) -> Path:
+def event_detection(out: Path, clips: tuple[int, int, int] = (12, 5, 5), seed: int = 0) -> Path:
     """When does which sound happen? Labelled events in longer clips, onset F-measure."""
-    rng, seconds, labels = np.random.default_rng([seed, 3]), 6.0, ["rise", "tone", "flutter"]
+    rng, seconds, labels = np.random.default_rng([seed, 3]), 4.0, ["rise", "tone", "flutter"]
     splits = {}
     for split, count in zip(("train", "valid", "test"), clips, strict=True):
         splits[split] = {}
@@ -160,8 +181,11 @@ def event_detection(out: Path, clips: tuple[int, int, int] = (16, 6, 6), seed: i
             ]
             splits[split][f"{split}_{index:03d}.wav"] = (_mix(rng, seconds, placed), events)
     metadata = {
-        "task_name": "demo_events", "embedding_type": "event", "prediction_type": "multilabel",
-        "split_mode": "trainvaltest", "sample_duration": seconds,
+        "task_name": "demo_events",
+        "embedding_type": "event",
+        "prediction_type": "multilabel",
+        "split_mode": "trainvaltest",
+        "sample_duration": seconds,
         "evaluation": ["event_onset_200ms_fms", "segment_1s_er"],
     }
     return _write_task(out, "demo_events-v1-small", metadata, splits, labels)

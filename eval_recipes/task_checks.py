@@ -39,7 +39,9 @@ def check_task_audio(task_dir: Path, rate_hz: int) -> None:
                 f"{folder} is missing and the model wants {rate_hz} Hz (there is: {rates or 'no audio'}); "
                 f"run `hear-dasheng tasks import SOURCE --rate {rate_hz}`"
             )
-        for name in tqdm(json.loads(split_list.read_text()), desc=f"  checking {split}", leave=False):
+        for name in tqdm(
+            json.loads(split_list.read_text()), desc=f"  checking {split}", leave=False, disable=None
+        ):
             problem, frames = _look_at(folder / name, rate_hz)
             if problem:
                 problems.append(f"{folder / name} {problem}")

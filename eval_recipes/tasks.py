@@ -11,10 +11,8 @@ import io
 import json
 import os
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import click
@@ -23,89 +21,9 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from eval_recipes.archives import ImportProblem, Member, archive_members, folder_members
+
 IN_FLIGHT_PER_WORKER = 4
-JUNK_PREFIXES = (".", "._")
-
-
-class ImportProblem(ValueError):
-    """An archive or folder that cannot become a HEAR task."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file of a task: its task, its path inside the task, and its content on demand."""
-
-    task: str
-    path: PurePosixPath
-    read: Callable[[], bytes]
-
-    @property
-    def rate_hz(self) -> int | None:
-        """Sample rate of the folder that an audio file stands in; None for other files."""
-        first = self.path.parts[0]
-        return int(first) if first.isdigit() and len(self.path.parts) > 2 else None
-
-
-def inside_task(name: str) -> tuple[str, PurePosixPath] | None:
-    """Split an archive's path into task and path inside it; None for what is no part of a task.
-
-    Both layouts exist: `tasks/<task>/...` and `hear-2021.0.6/tasks/<task>/...`.
-
-    Raises:
-        ImportProblem: the path leads out of the archive, or is of no HEAR layout.
-
-    >>> inside_task("hear-2021.0.6/tasks/esc50-v2.0.0-full/48000/fold00/a.wav")
-    ('esc50-v2.0.0-full', PurePosixPath('48000/fold00/a.wav'))
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise ImportProblem(f"refused: the archive wants to write {name!r}, outside the task folder")
-    if path.name.startswith(JUNK_PREFIXES):
-        return None
-    parts = path.parts
-    depth = next((index for index in (0, 1) if parts[index : index + 1] == ("tasks",)), None)
-    if depth is None:
-        raise ImportProblem(
-            f"{name!r} is not of a HEAR task; expected tasks/<task>/... or hear-<version>/tasks/<task>/..."
-        )
-    if len(parts) < depth + 3:
-        return None
-    return parts[depth + 1], PurePosixPath(*parts[depth + 2 :])
-
-
-def archive_members(archive: Path, bar: tqdm) -> Iterator[Member]:
-    """Members of a tar in order; a member must be read before the next is taken."""
-    with archive.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                for info in tar:
-                    bar.update(file.tell() - bar.n)
-                    if info.isdir():
-                        continue
-                    if not info.isfile():
-                        raise ImportProblem(f"refused: {info.name!r} in {archive} is a link or device, not a file")
-                    if place := inside_task(info.name):
-                        yield Member(*place, read=lambda info=info: tar.extractfile(info).read())
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ImportProblem(f"{archive} is damaged or truncated ({error}); fetch it again") from error
-        bar.update(file.tell() - bar.n)
-
-
-def folder_members(folder: Path, bar: tqdm) -> Iterator[Member]:
-    """Members of a task folder, of a folder of tasks, or of an unpacked archive."""
-    roots = [folder, folder / "tasks", *sorted(folder.glob("*/tasks"))]
-    tasks = [folder] if (folder / "task_metadata.json").is_file() else []
-    tasks += [entry for root in roots if root.is_dir() for entry in sorted(root.iterdir())
-              if (entry / "task_metadata.json").is_file()]
-    if not tasks:
-        raise ImportProblem(f"{folder} holds no HEAR task (a folder with task_metadata.json)")
-    files = [(task, file) for task in tasks for file in sorted(task.rglob("*")) if file.is_file()]
-    bar.reset(total=len(files))
-    for task, file in files:
-        bar.update()
-        relative = PurePosixPath(file.relative_to(task).as_posix())
-        if not relative.name.startswith(JUNK_PREFIXES):
-            yield Member(task.resolve().name, relative, read=file.read_bytes)
 
 
 def resample(content: bytes, rate_hz: int) -> bytes:
@@ -193,7 +111,9 @@ class TaskImport:
             if f"{split}.json" not in lacking:
                 clips = json.loads((folder / f"{split}.json").read_text())
                 audio = folder / str(self.rate_hz) / split
-                lacking += [f"{self.rate_hz}/{split}/{clip}" for clip in clips if not (audio / clip).is_file()]
+                lacking += [
+                    f"{self.rate_hz}/{split}/{clip}" for clip in clips if not (audio / clip).is_file()
+                ]
         return lacking
 
     def finish(self) -> None:
@@ -268,8 +188,14 @@ def tasks() -> None:
 
 @tasks.command("import")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--rate", "rate_hz", default=16_000, show_default=True, type=click.IntRange(8_000, 96_000),
-              help="Sample rate to write, in Hz.")
+@click.option(
+    "--rate",
+    "rate_hz",
+    default=16_000,
+    show_default=True,
+    type=click.IntRange(8_000, 96_000),
+    help="Sample rate to write, in Hz.",
+)
 @click.option("--out", default="tasks", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--workers", type=click.IntRange(1), help="Threads; one a core unless told.")
 def import_command(source: Path, rate_hz: int, out: Path, workers: int | None) -> None:

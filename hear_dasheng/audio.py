@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import no_type_check
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ MAX_PEAK = 100.0
 """Audio is in [-1, 1]; a peak this high means integer samples that were never scaled."""
 
 
+@no_type_check  # what it is given is what is in question
 def check_audio(audio: Tensor, device: torch.device) -> None:
     """Refuse audio that a model on `device` cannot embed faithfully.
 
@@ -61,6 +63,7 @@ def check_audio(audio: Tensor, device: torch.device) -> None:
         )
 
 
+@no_type_check
 def check_lengths(lengths: Sequence[int] | Tensor | None, audio: Tensor) -> list[int]:
     """The valid samples of each sound; all of them if `lengths` is None.
 

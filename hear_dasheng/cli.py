@@ -22,9 +22,11 @@ class RegisteredCommands(click.Group):
         return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands that an installed package registers."""
         return sorted(self._registered())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; one whose packages are missing says which extra brings them."""
         entry = self._registered().get(cmd_name)
         if entry is None:
             return None
@@ -48,3 +50,7 @@ class RegisteredCommands(click.Group):
 @click.version_option(__version__, prog_name="hear-dasheng")
 def main() -> None:
     """Dasheng audio encoders: make, look at, validate and score checkpoints."""
+
+
+if __name__ == "__main__":
+    main(prog_name="hear-dasheng")

@@ -41,7 +41,9 @@ def info(checkpoint: str, num_heads: int | None) -> None:
         raise click.ClickException(str(error)) from error
     config = encoder.config
     shape = (config.dim, config.depth, config.heads)
-    size = next((name for name, s in SIZES.items() if (s.dim, s.depth, s.heads) == shape), "none of the table")
+    size = next(
+        (name for name, s in SIZES.items() if (s.dim, s.depth, s.heads) == shape), "none of the table"
+    )
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     click.echo(f"{path}")
     click.echo(f"  size {size}: width {config.dim}, depth {config.depth}, {config.heads} heads")
@@ -51,8 +53,14 @@ def info(checkpoint: str, num_heads: int | None) -> None:
 @click.command()
 @click.argument("checkpoint")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "layout", type=click.Choice(["huggingface", "published"]), default="huggingface",
-              show_default=True, help="A mispeech/dasheng-* folder, or the .pt that the package dasheng loads.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["huggingface", "published"]),
+    default="huggingface",
+    show_default=True,
+    help="A mispeech/dasheng-* folder, or the .pt that the package dasheng loads.",
+)
 @click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
 def export(checkpoint: str, path: Path, layout: str, num_heads: int | None) -> None:
     """Rewrite CHECKPOINT (path, published name, Hub id or URL) at PATH in another layout."""

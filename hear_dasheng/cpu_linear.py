@@ -35,11 +35,10 @@ class PackedLinear(nn.Module):
         self.activation = "gelu" if with_gelu else "none"
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Multiply, add and, if asked, apply GELU."""
         x = x.to(self.weight.dtype)
         algorithm = "none" if self.activation == "gelu" else ""  # "none": the exact, erf GELU
-        return torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, self.activation, [], algorithm
-        )
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], algorithm)
 
     def unpacked(self) -> Linear:
         """The ordinary layer with the same weights."""

@@ -61,6 +61,7 @@ class Linear(nn.Linear):
     """A linear layer that computes in the precision of its own weights."""
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Multiply and add, with the input cast to the weights."""
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
@@ -76,6 +77,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(1, dim, (N_MELS, PATCH_FRAMES), (N_MELS, PATCH_FRAMES))
 
     def forward(self, mel: Float[Tensor, "windows mels frames"]) -> Float[Tensor, "windows tokens dim"]:
+        """Project each patch."""
         n_windows, n_mels, frames = mel.shape
         tokens = frames // PATCH_FRAMES
         patches = mel[:, :, : tokens * PATCH_FRAMES].reshape(n_windows, n_mels, tokens, PATCH_FRAMES)
@@ -116,6 +118,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "windows tokens dim"],
         is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
     ) -> Float[Tensor, "windows tokens dim"]:
+        """Attend among the valid tokens of each window."""
         windows, tokens, dim = x.shape
         qkv = self.qkv(x).view(windows, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -133,6 +136,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(MLP_RATIO * dim, dim)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Widen, GELU, narrow."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -151,6 +155,7 @@ class Block(nn.Module):
         x: Float[Tensor, "windows tokens dim"],
         is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
     ) -> Float[Tensor, "windows tokens dim"]:
+        """Update the tokens twice."""
         x = add_residual(x, self.attn(self.norm1(x), is_valid))
         return add_residual(x, self.mlp(self.norm2(x)))
 

@@ -73,7 +73,9 @@ def encoder_kwargs(config: EncoderConfig) -> dict[str, object]:
 def published_weights(encoder: Encoder) -> dict[str, Tensor]:
     """The weights under their published names, without the constants of the front end."""
     return {
-        PUBLISHED_BN + name.removeprefix(OUR_BN) if name.startswith(OUR_BN) else name: value.cpu().contiguous()
+        PUBLISHED_BN + name.removeprefix(OUR_BN)
+        if name.startswith(OUR_BN)
+        else name: value.cpu().contiguous()
         for name, value in encoder.state_dict().items()
     }
 

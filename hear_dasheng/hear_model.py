@@ -9,10 +9,8 @@ neighbours in the batch, nor on its padding when `lengths` tells where it ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -25,86 +23,14 @@ from hear_dasheng.checkpoint import load_encoder
 from hear_dasheng.download import locate
 from hear_dasheng.encoder import Encoder, Linear
 from hear_dasheng.mel import SAMPLE_RATE_HZ, LogMel
-from hear_dasheng.precision import PRECISIONS, fp32_arithmetic
+from hear_dasheng.options import POOLINGS, Options
+from hear_dasheng.precision import fp32_arithmetic
 from hear_dasheng.sizes import SIZES
-from hear_dasheng.windows import TAILS, encode_clips, fit_to_tokens, n_tokens, timestamps_ms
+from hear_dasheng.windows import encode_clips, fit_to_tokens, n_tokens, timestamps_ms
 
-POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda tokens: tokens.mean(0),
-    "max": lambda tokens: tokens.amax(0),
-    "mean+max": lambda tokens: torch.cat([tokens.mean(0), tokens.amax(0)]),
-}
 DEFAULT_MODEL = "dasheng_base"
 BATCH_WINDOWS = {"cpu": 4, "cuda": 64}
 """Full windows encoded at once; more makes a CPU's caches and a user's memory suffer."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a HEAR user may choose, also as JSON through heareval's `--model-options`.
-
-    Attributes:
-        precision: "fp32" (no TF32 anywhere), "tf32" (GPU matrix products) or "bf16".
-        layers: the block whose tokens are returned, counted from 0 or, if
-            negative, from the end; a list concatenates; "all" takes every block.
-            The final LayerNorm is applied to each.
-        tail: "drop" leaves out the last incomplete token as the published package
-            does; "pad" completes it with silence if its centre lies within the clip.
-        pooling: tokens -> scene embedding: "mean", "max" or "mean+max".
-        batch_windows: windows of 10.08 s encoded at once; None: 4 on a CPU, 64 on a GPU.
-        num_heads: attention heads, only for checkpoints that do not tell them.
-        device: where to put the model; None leaves it on the CPU.
-    """
-
-    precision: str = "fp32"
-    layers: int | str | Sequence[int] = -1
-    tail: str = "drop"
-    pooling: str = "mean"
-    batch_windows: int | None = None
-    num_heads: int | None = None
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        allowed = {"precision": PRECISIONS, "tail": TAILS, "pooling": tuple(POOLINGS)}
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(
-                    f"option {name}={getattr(self, name)!r}: choose one of {', '.join(values)}"
-                )
-        for name in ("batch_windows", "num_heads"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"option {name}={value!r}: give a whole number above 0")
-
-    @classmethod
-    def from_kwargs(cls, kwargs: dict[str, Any]) -> Options:
-        """Options by name; an unknown one is an error that names the nearest."""
-        known = [field.name for field in fields(cls)]
-        for name in kwargs:
-            if name not in known:
-                nearest = get_close_matches(name, known, n=1)
-                hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
-                raise ValueError(f"unknown option {name!r} for load_model; {hint}")
-        return cls(**kwargs)
-
-    def chosen_layers(self, depth: int) -> tuple[int, ...]:
-        """`layers` as block numbers from 0.
-
-        Raises:
-            ValueError: not whole numbers, none, or beyond the encoder's depth.
-        """
-        if self.layers == "all":
-            return tuple(range(depth))
-        layers = [self.layers] if isinstance(self.layers, int) else self.layers
-        are_valid = isinstance(layers, list | tuple) and all(
-            isinstance(layer, int) and not isinstance(layer, bool) and -depth <= layer < depth for layer in layers
-        )
-        if not are_valid or not layers:
-            raise ValueError(
-                f"option layers={self.layers!r}: give a block between {-depth} and {depth - 1}, "
-                f'a list of them, or "all"; this encoder has {depth} blocks'
-            )
-        return tuple(range(depth)[layer] for layer in layers)
 
 
 class HearModel(nn.Module):
@@ -130,7 +56,9 @@ class HearModel(nn.Module):
         self.timestamp_embedding_size = encoder.config.dim * len(self.layers)
         poolings = self.options.pooling.count("+") + 1
         self.scene_embedding_size = poolings * self.timestamp_embedding_size
-        self.encoder.register_state_dict_pre_hook(lambda encoder, prefix, keep_vars: cpu_linear.unpack(encoder))
+        self.encoder.register_state_dict_pre_hook(
+            lambda encoder, prefix, keep_vars: cpu_linear.unpack(encoder)
+        )
         self.eval()
 
     @property
@@ -141,8 +69,9 @@ class HearModel(nn.Module):
     def __repr__(self) -> str:
         config, options = self.encoder.config, self.options
         return (
-            f"HearModel(dim={config.dim}, depth={config.depth}, heads={config.heads}, layers={options.layers!r}, "
-            f"precision={options.precision!r}, tail={options.tail!r}, pooling={options.pooling!r})"
+            f"HearModel(dim={config.dim}, depth={config.depth}, heads={config.heads}, "
+            f"layers={options.layers!r}, precision={options.precision!r}, tail={options.tail!r}, "
+            f"pooling={options.pooling!r})"
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HearModel:
@@ -165,9 +94,7 @@ class HearModel(nn.Module):
             cpu_linear.pack(self.encoder)
         windows = self.options.batch_windows or BATCH_WINDOWS.get(self.device.type, 16)
         with fp32_arithmetic(allow_tf32=self.options.precision == "tf32"):
-            return encode_clips(
-                self.encoder, mels, self.layers, windows * self.encoder.config.window_tokens
-            )
+            return encode_clips(self.encoder, mels, self.layers, windows * self.encoder.config.window_tokens)
 
     def scene_embeddings(self, clips: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "clips features"]:
         """One embedding a clip: its tokens pooled over time."""
@@ -220,6 +147,7 @@ def load_sized_model(size: str, published_name: str, path: str | Path = "", **op
     return model
 
 
+@no_type_check  # it checks by hand, with messages for people
 def _clips(audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None) -> list[Tensor]:
     if not isinstance(model, HearModel):
         raise TypeError(f"model must come from hear_dasheng's load_model, not {type(model).__name__}")
@@ -227,6 +155,7 @@ def _clips(audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | No
     return [clip[:length] for clip, length in zip(audio, check_lengths(lengths, audio), strict=True)]
 
 
+@no_type_check
 def get_scene_embeddings(
     audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None = None
 ) -> Float[Tensor, "sounds features"]:
@@ -246,6 +175,7 @@ def get_scene_embeddings(
     return model.scene_embeddings(_clips(audio, model, lengths))
 
 
+@no_type_check
 def get_timestamp_embeddings(
     audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None = None
 ) -> tuple[Float[Tensor, "sounds tokens features"], Float[Tensor, "sounds tokens"]]:

@@ -54,7 +54,7 @@ def timestamps_ms(n_samples: int, tail: str = "drop") -> Float[Tensor, " tokens"
     return centres.clamp(max=1000.0 * n_samples / SAMPLE_RATE_HZ)
 
 
-def fit_to_tokens(mel: Float[Tensor, "mels frames"], tokens: int) -> Float[Tensor, "mels frames"]:
+def fit_to_tokens(mel: Float[Tensor, "mels frames"], tokens: int) -> Float[Tensor, "mels {4*tokens}"]:
     """Cut a clip's log-mel to a whole number of tokens, or complete its last one with silence.
 
     Silence is what digital zeros would measure under the clip's own 120 dB floor.

@@ -1,0 +1,226 @@
+"""heareval as commands: `heareval embeddings` and `heareval predictions`.
+
+The kit runs unmodified, one task a process. Around it stand the checks that keep
+a user out of its traps: embeddings left from another checkpoint, a run that was
+interrupted but marked done, values that are not finite, one bad task that stops
+all others, logs strewn about the working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eval_recipes import provenance
+from eval_recipes.official import describe_module, parse_options, require_tools, run_tool
+from eval_recipes.results import SCORES, scores_that_are_nan, summary, task_folders
+from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
+
+EMBEDDINGS_DONE = ".done.embeddings"
+PREDICTIONS_DONE = "prediction-done.json"
+EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
+PREDICTIONS_RECORD = "hear-dasheng.predictions.json"
+LOG_TAIL_LINES = 25
+
+
+def _fail_with_log(what: str, code: int, log: Path | None) -> TaskProblem:
+    if log is None:
+        return TaskProblem(f"{what} ended with exit code {code}; its output is above")
+    tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return TaskProblem(f"{what} ended with exit code {code}; the end of {log}:\n    " + "\n    ".join(tail))
+
+
+def for_each_task(tasks: list[Path], work: Callable[[Path], None]) -> None:
+    """Do `work` on each task; a problem stops that task alone and the exit code says so."""
+    failed: dict[str, str] = {}
+    for number, task in enumerate(tasks, 1):
+        click.echo(f"[{number}/{len(tasks)}] {task.name}")
+        try:
+            work(task)
+        except TaskProblem as problem:
+            failed[task.name] = str(problem)
+            click.echo(f"  not done: {problem}", err=True)
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(tasks)} tasks are not done: {', '.join(failed)} (reasons above)"
+        )
+
+
+@click.group()
+def heareval() -> None:
+    """Run HEAR's official evaluation kit, heareval."""
+
+
+@heareval.command()
+@click.argument("module")
+@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
+@click.option(
+    "--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False)
+)
+@click.option("--task", default="all", show_default=True, help="One task's folder name.")
+@click.option("--embeddings-dir", default="embeddings", show_default=True)
+@click.option("--model-options", default="{}", help="JSON options for load_model.")
+@click.option("--redo", is_flag=True, help="Replace embeddings that are there already.")
+@click.option("--quiet", is_flag=True, help="Write the tool's output to a log instead of the screen.")
+def embeddings(
+    module: str,
+    model: str | None,
+    tasks_dir: str,
+    task: str,
+    embeddings_dir: str,
+    model_options: str,
+    redo: bool,
+    quiet: bool,
+) -> None:
+    """Embed HEAR tasks with MODULE; finished tasks are kept, unfinished ones begun anew."""
+    require_tools()
+    options = parse_options(model_options)
+    folders = task_folders(Path(tasks_dir), task)
+    described = describe_module(module, model, options)
+    if described["is_training"]:
+        raise click.ClickException(
+            f"{module}.load_model returns a model in training mode and heareval never calls eval(): "
+            "its embeddings would be random; call .eval() in load_model"
+        )
+    checkpoint = provenance.checkpoint_identity(model)
+
+    def embed(task_dir: Path) -> None:
+        out = _embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
+        identity = {
+            "module": module,
+            "checkpoint": checkpoint["sha256"],
+            "options": options,
+            "task": provenance.task_identity(task_dir),
+        }
+        if redo and out.exists():
+            shutil.rmtree(out)
+        if (out / EMBEDDINGS_DONE).exists():
+            if changed := provenance.difference(out / EMBEDDINGS_RECORD, identity):
+                raise TaskProblem(
+                    f"{out} holds embeddings of something else ({changed}); "
+                    "--redo replaces them, another --embeddings-dir keeps both"
+                )
+            click.echo("  already embedded")
+            return
+        check_task_audio(task_dir, described["sample_rate"])
+        log = None
+        if quiet:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            log = out.parent / f"{task_dir.name}.embeddings.log"
+            log.unlink(missing_ok=True)
+        start = time.monotonic()
+        arguments = ["embeddings", module, "--tasks-dir", tasks_dir, "--task", task_dir.name]
+        arguments += ["--embeddings-dir", embeddings_dir, "--model-options", json.dumps(options)]
+        code = run_tool(arguments + (["--model", model] if model else []), log=log)
+        if code:
+            raise _fail_with_log("heareval.embeddings.runner", code, log)
+        try:
+            check_embeddings(out)
+        except TaskProblem:
+            (out / EMBEDDINGS_DONE).unlink(missing_ok=True)
+            raise
+        provenance.record(out / EMBEDDINGS_RECORD, identity, time.monotonic() - start)
+        click.echo(f"  embedded in {time.monotonic() - start:.0f} s: {out}")
+
+    for_each_task(folders, embed)
+
+
+def _embedding_folder(embeddings_dir: Path, module: str, options: dict[str, Any]) -> Path:
+    """Where heareval puts a module's embeddings: its name, then the options, slugified."""
+    from slugify import slugify
+
+    suffix = "".join(f"-{slugify(name)}={slugify(str(value))}" for name, value in options.items())
+    return embeddings_dir / f"{module}{suffix}"
+
+
+@heareval.command()
+@click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option("--grid-points", default=8, show_default=True, help="Points of the random grid search.")
+@click.option("--gpus", help='GPUs as a JSON list; the tool takes "[0]" where there is one.')
+@click.option("--in-memory", default=True, show_default=True, type=bool)
+@click.option("--deterministic", default=True, show_default=True, type=bool)
+@click.option(
+    "--grid", default="default", show_default=True, type=click.Choice(["default", "fast", "faster"])
+)
+@click.option(
+    "--shuffle", default=False, show_default=True, type=bool, help="Shuffle the order of the tasks."
+)
+@click.option("--redo", is_flag=True, help="Score anew what is scored already.")
+@click.option("--quiet", is_flag=True, help="Write the tool's output to a log instead of the screen.")
+@click.option(
+    "--logs-dir", type=click.Path(file_okay=False), help="Keep Lightning's logs (100 MB a task) here."
+)
+def predictions(
+    embedding_dirs: tuple[str, ...], redo: bool, quiet: bool, logs_dir: str | None, **flags: Any
+) -> None:
+    """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them)."""
+    require_tools()
+    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
+    if flags.pop("shuffle"):
+        random.shuffle(folders)
+
+    def score(task_dir: Path) -> None:
+        done, scores = task_dir / PREDICTIONS_DONE, task_dir / SCORES
+        if redo:
+            for file in (done, scores, task_dir / PREDICTIONS_RECORD):
+                file.unlink(missing_ok=True)
+        if done.exists():
+            if changed := provenance.difference(task_dir / PREDICTIONS_RECORD, flags):
+                raise TaskProblem(f"{task_dir} was scored in another way ({changed}); --redo scores it anew")
+            click.echo("  already scored")
+            return
+        if not (task_dir / EMBEDDINGS_DONE).exists():
+            raise TaskProblem(
+                f"{task_dir} is only half embedded; run `hear-dasheng heareval embeddings` again"
+            )
+        check_embeddings(task_dir)
+        log = task_dir / "hear-dasheng.predictions.log" if quiet else None
+        if log:
+            log.unlink(missing_ok=True)
+        start = time.monotonic()
+        arguments = [
+            f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None
+        ]
+        try:
+            code = _run_in_scratch(task_dir, arguments, log, logs_dir)
+        except BaseException:
+            for file in (done, scores):
+                file.unlink(missing_ok=True)
+            raise
+        if code or not scores.exists():
+            raise _fail_with_log("heareval.predictions.runner", code, log)
+        if undefined := scores_that_are_nan(task_dir):
+            click.echo(
+                f"  warning: not a number, and not strict JSON in {scores}: {', '.join(undefined)}", err=True
+            )
+        provenance.record(task_dir / PREDICTIONS_RECORD, flags, time.monotonic() - start)
+        click.echo(f"  {summary(task_dir)} in {time.monotonic() - start:.0f} s")
+
+    for_each_task(folders, score)
+
+
+def _run_in_scratch(task_dir: Path, arguments: list[str], log: Path | None, logs_dir: str | None) -> int:
+    """Run the prediction runner where its logs bother nobody.
+
+    It writes `logs/<task path>` into its working directory, and into the task itself
+    if that path is absolute; so it gets a temporary directory and a relative path.
+    """
+    task_dir = task_dir.resolve()
+    with tempfile.TemporaryDirectory(prefix="heareval-") as scratch:
+        link = Path(scratch, "embeddings")
+        link.symlink_to(task_dir.parent.parent)
+        relative = Path("embeddings", task_dir.parent.name, task_dir.name)
+        code = run_tool(
+            ["predictions", *arguments, str(relative)], cwd=Path(scratch), log=log and log.resolve()
+        )
+        if logs_dir and Path(scratch, "logs").exists():
+            shutil.copytree(Path(scratch, "logs"), logs_dir, dirs_exist_ok=True)
+        return code

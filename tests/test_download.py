@@ -1,0 +1,217 @@
+"""Downloads against a local server that cuts, corrupts, changes and refuses; the Hub's cache offline."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from hear_dasheng import download, load_model
+from hear_dasheng.download import PUBLISHED, DownloadError, fetch, locate
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; its attributes say how it misbehaves."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.etag, self.checksum = b"", '"one"', None
+        self.cut_after: list[int] = []  # bytes sent before each of the next connections breaks
+        self.status, self.ranges, self.requests = 200, True, []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.requests.append((self.path, self.headers.get("Range")))
+        if self.path.startswith("/api/records/7"):
+            checksum = server.checksum or "md5:" + hashlib.md5(server.content).hexdigest()
+            self.answer(200, json.dumps({"files": [{"key": "model.pt", "checksum": checksum}]}).encode())
+            return
+        if server.status != 200:
+            self.answer(server.status, b"no")
+            return
+        start = 0
+        if server.ranges and (wanted := self.headers.get("Range")):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if self.headers.get("If-Range", server.etag) != server.etag:
+                start = 0
+            if start >= len(server.content):
+                self.answer(416, b"")
+                return
+        self.answer(206 if start else 200, server.content[start:], {"ETag": server.etag})
+
+    def answer(self, status, body, headers=None):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        is_file = headers is not None
+        if is_file and self.server.cut_after:
+            body = body[: self.server.cut_after.pop(0)]
+            self.close_connection = True
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    server = Server()
+    server.content = bytes(range(256)) * 4_000
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_url_goes_to_torch_hubs_folder_and_is_fetched_once(server, tmp_path):
+    path = fetch(f"{server.url}/some/model.pt?download=1")
+    assert path == tmp_path / "torch_home" / "hub" / "checkpoints" / "model.pt"
+    assert path.read_bytes() == server.content
+    assert fetch(f"{server.url}/some/model.pt?download=1") == path
+    assert len(server.requests) == 1
+    assert {entry.name for entry in path.parent.iterdir()} <= {"model.pt", "model.pt.part.lock"}
+
+
+def test_interrupted_downloads_resume(server):
+    server.cut_after = [300_000, 200_000]
+    assert fetch(f"{server.url}/model.pt").read_bytes() == server.content
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_killed_process_leaves_a_beginning_that_the_next_one_continues(server):
+    server.content *= 3
+    server.cut_after = [300_000] * download.ATTEMPTS
+    with pytest.raises(DownloadError, match="goes on from there"):
+        fetch(f"{server.url}/model.pt")
+    server.cut_after = []
+    assert fetch(f"{server.url}/model.pt").read_bytes() == server.content
+    assert server.requests[-1][1] == "bytes=1500000-"
+
+
+def test_a_file_that_changed_meanwhile_is_not_spliced(server):
+    server.cut_after = [300_000] * download.ATTEMPTS
+    server.ranges = False
+    with pytest.raises(DownloadError):
+        fetch(f"{server.url}/model.pt")
+    server.cut_after, server.ranges = [], True
+    server.content, server.etag = bytes(len(server.content)), '"two"'
+    assert fetch(f"{server.url}/model.pt").read_bytes() == server.content
+
+
+def test_a_shorter_file_than_the_beginning_starts_anew(server):
+    server.cut_after = [300_000] * download.ATTEMPTS
+    server.ranges = False
+    with pytest.raises(DownloadError):
+        fetch(f"{server.url}/model.pt")
+    server.cut_after, server.ranges, server.content = [], True, b"short"
+    assert fetch(f"{server.url}/model.pt").read_bytes() == b"short"
+
+
+def test_checksums_of_zenodo_records_are_verified(server):
+    url = f"{server.url}/records/7/files/model.pt?download=1"
+    server.checksum = "md5:" + "0" * 32
+    with pytest.raises(DownloadError, match="arrived damaged: its md5 is .* not 0000.*try again"):
+        fetch(url)
+    assert not list(download.cache_folder().glob("model.pt*part"))
+    server.checksum = None
+    assert fetch(url).read_bytes() == server.content
+
+
+def test_a_files_absence_from_its_record_is_told(server):
+    with pytest.raises(DownloadError, match="record 7 lists no file other.pt"):
+        fetch(f"{server.url}/records/7/files/other.pt")
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_checksums_in_the_url(server, algorithm):
+    right = hashlib.new(algorithm, server.content).hexdigest()
+    with pytest.raises(DownloadError, match="damaged"):
+        fetch(f"{server.url}/model.pt#{algorithm}={'0' * len(right)}")
+    assert fetch(f"{server.url}/model.pt#{algorithm}={right}").read_bytes() == server.content
+
+
+@pytest.mark.parametrize(("status", "tries"), [(404, 1), (500, download.ATTEMPTS), (429, download.ATTEMPTS)])
+def test_refusals_say_which_file_to_put_where(server, status, tries):
+    server.status = status
+    with pytest.raises(DownloadError, match=rf"{status}.*put the file at .*checkpoints/model.pt"):
+        fetch(f"{server.url}/model.pt")
+    assert len(server.requests) == tries
+
+
+def test_published_names_offline_name_url_and_place(server, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    assert set(PUBLISHED) == {"dasheng_base", "dasheng_06B", "dasheng_12B"}
+    with pytest.raises(
+        DownloadError,
+        match=r"zenodo.org/records/11511780/files/dasheng_06b.pt.*put the file at .*dasheng_06b.pt",
+    ):
+        load_model("dasheng_06B")
+    with pytest.raises(DownloadError, match="dasheng_base.pt"):
+        load_model()
+
+
+def test_a_published_name_finds_the_file_put_there(server, tiny_pt):
+    folder = download.cache_folder()
+    folder.mkdir(parents=True)
+    shutil.copy(tiny_pt, folder / "dasheng_12b.pt")
+    assert locate("dasheng_12B") == folder / "dasheng_12b.pt"
+    assert load_model("dasheng_12B").scene_embedding_size == 192
+
+
+def test_a_checkpoint_loads_from_a_url(server, tiny_pt):
+    server.content = tiny_pt.read_bytes()
+    assert load_model(f"{server.url}/x/tiny.pt").timestamp_embedding_size == 192
+
+
+def test_processes_that_download_together_fetch_once(server, tmp_path):
+    script = f"from hear_dasheng.download import fetch; fetch('{server.url}/model.pt')"
+    processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert len(server.requests) == 1
+
+
+def hub_cache(folder, checkpoint):
+    """What huggingface_hub leaves in its cache after a download."""
+    repository = folder / "hub" / "models--mispeech--dasheng-tiny"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    shutil.copytree(checkpoint, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+
+
+def test_hub_ids_use_the_hubs_cache_and_say_what_is_missing_offline(tmp_path, tiny_folder):
+    hub_cache(tmp_path, tiny_folder)
+    script = (
+        "from hear_dasheng import load_model\n"
+        "print(load_model('mispeech/dasheng-tiny').scene_embedding_size)\n"
+        "load_model('mispeech/dasheng-base')\n"
+    )
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == "192"
+    assert "DownloadError" in result.stderr
+    assert "config.json and model.safetensors of mispeech/dasheng-base" in result.stderr
+    assert str(tmp_path / "hub") in result.stderr
+
+
+@pytest.mark.parametrize("name", ["dasheng_large", "no/such/deep/path", "missing/file.pt"])
+def test_what_is_nothing_lists_what_could_be(name):
+    with pytest.raises(FileNotFoundError, match="dasheng_base, dasheng_06B, dasheng_12B"):
+        locate(name)
