@@ -8,8 +8,11 @@ lead elsewhere are refused.
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -64,24 +67,37 @@ def inside_task(name: str) -> tuple[str, PurePosixPath] | None:
     return parts[depth + 1], PurePosixPath(*parts[depth + 2 :])
 
 
+@contextmanager
+def _damage_told(archive: Path) -> Iterator[None]:
+    """Turn what a broken tar raises, wherever it breaks, into one clear error."""
+    try:
+        yield
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ImportProblem(f"{archive} is damaged or truncated ({error}); fetch it again") from error
+
+
 def archive_members(archive: Path, bar: tqdm) -> Iterator[Member]:
     """Members of a tar in order; a member must be read before the next is taken."""
+
+    def read(info: tarfile.TarInfo) -> bytes:
+        with _damage_told(archive):
+            return tar.extractfile(info).read()
+
     with archive.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                for info in tar:
-                    bar.update(file.tell() - bar.n)
-                    if info.isdir():
-                        continue
-                    if not info.isfile():
-                        raise ImportProblem(
-                            f"refused: {info.name!r} in {archive} is a link or device, not a file"
-                        )
-                    if place := inside_task(info.name):
-                        yield Member(*place, read=lambda info=info: tar.extractfile(info).read())
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ImportProblem(f"{archive} is damaged or truncated ({error}); fetch it again") from error
-        bar.update(file.tell() - bar.n)
+        with _damage_told(archive):
+            tar = tarfile.open(fileobj=file, mode="r|*")  # noqa: SIM115 (closed with its file)
+        while True:
+            with _damage_told(archive):
+                info = tar.next()
+            bar.update(file.tell() - bar.n)
+            if info is None:
+                return
+            if info.isdir():
+                continue
+            if not info.isfile():
+                raise ImportProblem(f"refused: {info.name!r} in {archive} is a link or device, not a file")
+            if place := inside_task(info.name):
+                yield Member(*place, read=partial(read, info))
 
 
 def folder_members(folder: Path, bar: tqdm) -> Iterator[Member]:

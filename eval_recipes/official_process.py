@@ -64,7 +64,7 @@ def with_options(module_name: str, options: dict[str, object]) -> str:
     module = importlib.import_module(module_name)
     name = f"{module_name}.with_options"
     wrapper = ModuleType(name)
-    vars(wrapper).update({key: value for key, value in vars(module).items() if not key.startswith("__")})
+    wrapper.__getattr__ = functools.partial(getattr, module)
     wrapper.load_model = functools.partial(module.load_model, **options)
     sys.modules[name] = wrapper
     return name

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
@@ -65,6 +66,8 @@ class TaskImport:
         self.partial = out / f".importing-{name}-{rate_hz}"
         self.is_complete = (self.final / str(rate_hz)).is_dir() and not self.missing(self.final)
         self.source_rate_hz: int | None = None
+        self.originals: set[Path] = set()  # clips that the source holds at our rate already
+        self.writing = threading.Lock()
         if not self.is_complete:
             self._begin(source)
 
@@ -92,11 +95,17 @@ class TaskImport:
             return None
         content = member.read()
 
+        if is_original:
+            self.originals.add(target)
+
         def convert() -> None:
             try:
-                write_whole(target, resample(content, self.rate_hz))
+                converted = resample(content, self.rate_hz)
             except soundfile.SoundFileError as error:
                 raise ImportProblem(f"{member.task}/{member.path} cannot be decoded: {error}") from error
+            with self.writing:
+                if is_original or target not in self.originals:
+                    write_whole(target, converted)
 
         return convert
 

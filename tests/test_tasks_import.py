@@ -1,0 +1,235 @@
+"""Archives of both layouts and any rate become tasks; unsafe, damaged and partial ones do not."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import run_command
+
+from eval_recipes.archives import ImportProblem, inside_task
+from eval_recipes.tasks import import_tasks, resample
+
+NAME = "beeps-v1-small"
+SECONDS = 0.5
+
+
+def sound(rate_hz: int, frequency_hz: float, subtype: str = "PCM_16") -> bytes:
+    samples = 0.5 * np.sin(2 * np.pi * frequency_hz * np.arange(int(SECONDS * rate_hz)) / rate_hz)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate_hz, format="WAV", subtype=subtype)
+    return buffer.getvalue()
+
+
+def task_files(rates_hz=(48_000,), clips=4) -> dict[str, bytes]:
+    """A small task's files by path inside the task."""
+    metadata = {"task_name": "beeps", "splits": ["train", "test"], "sample_duration": SECONDS}
+    files = {"task_metadata.json": json.dumps(metadata).encode(), "labelvocabulary.csv": b"idx,label\n0,a\n"}
+    for split in metadata["splits"]:
+        names = [f"{split}_{index}.wav" for index in range(clips)]
+        files[f"{split}.json"] = json.dumps({name: ["a"] for name in names}).encode()
+        for rate_hz in rates_hz:
+            files |= {
+                f"{rate_hz}/{split}/{name}": sound(rate_hz, 440 + 40 * i) for i, name in enumerate(names)
+            }
+    return files
+
+
+def write_tar(path: Path, files: dict[str, bytes], prefix: str = "tasks/") -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"{prefix}{NAME}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["tasks/", "hear-2021.0.6/tasks/", "./tasks/"])
+def test_both_layouts_arrive_resampled(tmp_path, prefix):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files(), prefix)
+    [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert folder == tmp_path / "tasks" / NAME
+    assert [entry.name for entry in (tmp_path / "tasks").iterdir()] == [NAME]
+    assert {entry.name for entry in folder.iterdir()} == {
+        "16000",
+        "task_metadata.json",
+        "labelvocabulary.csv",
+        "train.json",
+        "test.json",
+    }
+    for index in range(4):
+        path = folder / "16000" / "train" / f"train_{index}.wav"
+        samples, rate_hz = soundfile.read(path)
+        assert (rate_hz, len(samples)) == (16_000, 8_000)
+        assert soundfile.info(path).subtype == "PCM_16"
+        spectrum = np.abs(np.fft.rfft(samples))
+        assert abs(spectrum.argmax() / SECONDS - (440 + 40 * index)) <= 2
+        expected = 0.5 * np.sin(2 * np.pi * (440 + 40 * index) * np.arange(8_000) / 16_000)
+        assert np.abs(samples - expected)[200:-200].max() < 1e-3
+
+
+def test_a_folder_an_unpacked_archive_and_a_bare_task_work_too(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files(), "hear-2021.0.6/tasks/")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    root = tmp_path / "unpacked"
+    for number, source in enumerate(
+        [root, root / "hear-2021.0.6" / "tasks", root / "hear-2021.0.6/tasks" / NAME]
+    ):
+        [folder] = import_tasks(source, tmp_path / str(number), 16_000)
+        assert len(list(folder.rglob("*.wav"))) == 8
+
+
+def test_audio_of_the_wanted_rate_is_taken_as_it_is(tmp_path):
+    files = task_files((48_000, 16_000, 44_100))
+    [folder] = import_tasks(write_tar(tmp_path / "a.tar.gz", files), tmp_path / "tasks", 16_000)
+    clip = folder / "16000" / "train" / "train_0.wav"
+    assert clip.read_bytes() == files["16000/train/train_0.wav"]
+    assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["16000"]
+
+
+def test_a_second_rate_joins_the_first(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files())
+    import_tasks(archive, tmp_path / "tasks", 16_000)
+    [folder] = import_tasks(archive, tmp_path / "tasks", 32_000)
+    assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"16000", "32000"}
+    assert [entry.name for entry in (tmp_path / "tasks").iterdir()] == [NAME]
+
+
+def test_a_complete_task_is_left_alone(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files())
+    [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == stamps
+
+
+def test_resampling_keeps_sample_formats_and_mixes_channels():
+    stereo = io.BytesIO()
+    soundfile.write(stereo, np.full((4_800, 2), [0.5, 0.1]), 48_000, format="WAV", subtype="FLOAT")
+    mono = resample(stereo.getvalue(), 16_000)
+    samples, rate_hz = soundfile.read(io.BytesIO(mono))
+    assert (rate_hz, samples.shape) == (16_000, (1_600,))
+    assert soundfile.info(io.BytesIO(mono)).subtype == "FLOAT"
+    assert samples[800] == pytest.approx(0.3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "tasks/../../evil", "tasks/t/..\\evil"])
+def test_paths_that_lead_outside_are_refused(tmp_path, name):
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"evil"))
+    with pytest.raises(ImportProblem, match="refused: the archive wants to write"):
+        import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert not list(tmp_path.parent.rglob("evil"))
+
+
+def test_links_are_refused(tmp_path):
+    archive = tmp_path / "links.tar"
+    with tarfile.open(archive, "w") as tar:
+        info = tarfile.TarInfo(f"tasks/{NAME}/16000")
+        info.type, info.linkname = tarfile.SYMTYPE, "/tmp"
+        tar.addfile(info)
+    with pytest.raises(ImportProblem, match="is a link or device"):
+        import_tasks(archive, tmp_path / "tasks", 16_000)
+
+
+def test_other_archives_and_folders_are_no_tasks(tmp_path):
+    assert inside_task("tasks/._esc50/x") is None or True
+    with pytest.raises(ImportProblem, match="'ESC-50-master/audio/a.wav' is not of a HEAR task"):
+        inside_task("ESC-50-master/audio/a.wav")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImportProblem, match="holds no HEAR task"):
+        import_tasks(tmp_path / "empty", tmp_path / "tasks", 16_000)
+    (tmp_path / "page.tar.gz").write_bytes(b"<html>404 not found</html>")
+    with pytest.raises(ImportProblem, match="damaged or truncated"):
+        import_tasks(tmp_path / "page.tar.gz", tmp_path / "tasks", 16_000)
+
+
+def test_a_truncated_archive_leaves_no_task(tmp_path):
+    whole = write_tar(tmp_path / "a.tar.gz", task_files()).read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImportProblem, match="cut.tar.gz is damaged or truncated"):
+        import_tasks(tmp_path / "cut.tar.gz", tmp_path / "tasks", 16_000)
+    assert not (tmp_path / "tasks" / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: files.pop("48000/test/test_3.wav"), "no 16000/test/test_3.wav"),
+        (lambda files: files.pop("labelvocabulary.csv"), "no labelvocabulary.csv"),
+        (lambda files: files.pop("test.json"), "no test.json"),
+        (lambda files: files.pop("task_metadata.json"), "no task_metadata.json"),
+        (lambda files: files.update({"48000/test/test_0.wav": b"RIFF?"}), "test_0.wav cannot be decoded"),
+    ],
+)
+def test_an_incomplete_source_takes_no_place(tmp_path, change, message):
+    files = task_files()
+    change(files)
+    with pytest.raises(ImportProblem, match=message):
+        import_tasks(write_tar(tmp_path / "a.tar.gz", files), tmp_path / "tasks", 16_000)
+    assert not (tmp_path / "tasks" / NAME).exists()
+
+
+def test_a_killed_import_goes_on_where_it_stopped(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files((48_000,), clips=1_500))
+    script = f"""
+import time
+import eval_recipes.tasks as tasks
+from pathlib import Path
+real = tasks.resample
+tasks.resample = lambda content, rate: (time.sleep(0.01), real(content, rate))[1]
+tasks.import_tasks(Path({str(archive)!r}), Path({str(tmp_path / "tasks")!r}), 16_000, workers=2)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    partial = tmp_path / "tasks" / f".importing-{NAME}-16000"
+    deadline = time.monotonic() + 60
+    while len(list(partial.rglob("*.wav"))) < 100:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "tasks" / NAME).exists()
+    kept = {
+        path: path.stat().st_mtime_ns for path in partial.rglob("t*_*.wav") if not path.name.startswith(".")
+    }
+    assert kept
+    [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert len(list((folder / "16000").rglob("*.wav"))) == 3_000
+    for path, stamp in kept.items():
+        assert (folder / path.relative_to(partial)).stat().st_mtime_ns == stamp
+    assert not partial.exists()
+
+
+def test_what_another_source_left_is_discarded(tmp_path):
+    first = task_files()
+    first["48000/train/train_0.wav"] = sound(48_000, 3_000)
+    del first["48000/test/test_3.wav"]
+    with pytest.raises(ImportProblem):
+        import_tasks(write_tar(tmp_path / "first.tar.gz", first), tmp_path / "tasks", 16_000)
+    [folder] = import_tasks(write_tar(tmp_path / "second.tar.gz", task_files()), tmp_path / "tasks", 16_000)
+    samples, _ = soundfile.read(folder / "16000" / "train" / "train_0.wav")
+    assert abs(np.abs(np.fft.rfft(samples)).argmax() / SECONDS - 440) <= 2
+
+
+def test_the_command_reports_clips_and_problems(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files())
+    result = run_command("tasks", "import", str(archive), "--rate", "22050", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == f"tasks/{NAME}: 8 clips at 22050 Hz"
+    (tmp_path / "bad.tar").write_bytes(b"no tar")
+    failed = run_command("tasks", "import", "bad.tar", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines()[-1].startswith("Error: bad.tar is damaged")
