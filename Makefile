@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hear-dasheng demo --out demo
@@ -12,8 +12,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

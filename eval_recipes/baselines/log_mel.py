@@ -46,8 +46,11 @@ class LogMelStatistics(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = 2 * N_MELS
 
     def log_mel(self, audio: Tensor) -> Tensor:
-        """(n, samples) -> (n, frames, 64); frame i covers the 25 ms around 10 i + 5 ms."""
-        tokens = max(1, audio.shape[1] // TOKEN_SAMPLES)
+        """(n, samples) -> (n, frames, 64); frame i covers the 25 ms around 10 i + 5 ms.
+
+        There are as many tokens of four frames as have their centre within the audio.
+        """
+        tokens = max(1, (audio.shape[1] + TOKEN_SAMPLES // 2) // TOKEN_SAMPLES)
         frames = tokens * FRAMES_PER_TOKEN
         side = (N_FFT - HOP_SAMPLES) // 2
         needed = (frames - 1) * HOP_SAMPLES + N_FFT - side

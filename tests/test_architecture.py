@@ -1,0 +1,114 @@
+"""What the layout promises: one-way imports, a light import, a README that is true."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, run_command
+
+PACKAGES = ("hear_dasheng", "pretrain", "eval_recipes")
+MAY_IMPORT = {"hear_dasheng": set(), "pretrain": {"hear_dasheng"}, "eval_recipes": set()}
+SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+README = (REPOSITORY / "README.md").read_text()
+
+
+def imported_packages(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(REPOSITORY).parts[0]
+    foreign = imported_packages(path) & set(PACKAGES) - {package}
+    assert foreign <= MAY_IMPORT[package]
+
+
+def test_torchaudio_and_the_oracle_are_needed_by_tests_alone():
+    for path in SOURCES:
+        assert not imported_packages(path) & {"torchaudio", "dasheng", "einops"}, path
+
+
+def test_no_file_is_a_drawer_for_everything():
+    assert not [
+        path for path in SOURCES if path.stem in {"utils", "util", "common", "misc", "base", "helpers"}
+    ]
+
+
+def test_importing_the_package_imports_no_torch_and_no_tool():
+    show = "import sys, hear_dasheng; print(sorted({'torch', 'numpy', 'tqdm', 'librosa'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_readmes_file_map_names_every_step_that_exists():
+    named = set(re.findall(r"\| `((?:hear_dasheng|eval_recipes|pretrain)/[\w/]+\.py)` \|", README))
+    assert named
+    for name in named:
+        assert (REPOSITORY / name).is_file(), f"the README's map names {name}, which is not there"
+    unnamed = {str(path.relative_to(REPOSITORY)) for path in SOURCES} - named
+    plumbing = {name for name in unnamed if name.endswith("__init__.py")}
+    assert unnamed == plumbing, f"the README's map leaves out {sorted(unnamed - plumbing)}"
+
+
+def commands_in_the_readme() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("hear-dasheng")]
+
+
+def test_the_readmes_commands_exist_with_the_options_shown(tmp_path):
+    commands = commands_in_the_readme()
+    assert len(commands) >= 6
+    helps: dict[tuple[str, ...], str] = {}
+    for command in commands:
+        words = command.split()[1:]
+        depth = 2 if words[0] in ("tasks", "heareval") else 1
+        name = tuple(words[:depth])
+        if name not in helps:
+            result = run_command(*name, "--help", cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+            helps[name] = result.stdout
+        for option in [word.split("=")[0] for word in words[depth:] if word.startswith("--")]:
+            assert option in helps[name], f"{command}: {' '.join(name)} has no {option}"
+
+
+def test_the_readmes_python_examples_run(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoint").symlink_to(tiny_folder)
+    import numpy as np
+    import soundfile
+
+    for name in ("short.wav", "long.flac"):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).standard_normal(50_000), 16_000)
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert examples
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in re.findall(r"`?make ([\w-]+)", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+def test_versions_of_the_official_tools_are_pinned_in_one_place():
+    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS
+
+    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS) if "==" in pin]
+    elsewhere = [
+        path
+        for path in [*SOURCES, REPOSITORY / "setup.py", REPOSITORY / "Makefile"]
+        if path.name != "official_pins.py" and any(pin in path.read_text() for pin in pins)
+    ]
+    assert not elsewhere

@@ -1,0 +1,66 @@
+"""From audio files to a table of scores, through every command, with the official tools."""
+
+import json
+import tarfile
+
+import pytest
+from conftest import run_command
+
+from eval_recipes import synthetic_tasks
+from eval_recipes.results import primary_score
+
+
+def test_from_audio_files_to_scores(tmp_path):
+    """An archive of three tasks -> import -> validate -> embed -> score, with a fresh checkpoint."""
+    source = tmp_path / "source"
+    synthetic_tasks.scene_multiclass(source, clips_per_fold=6)
+    synthetic_tasks.scene_multilabel(source, clips=(12, 6, 6))
+    synthetic_tasks.event_detection(source, clips=(2, 1, 1))
+    with tarfile.open(tmp_path / "hear.tar.gz", "w:gz") as tar:
+        tar.add(source, "hear-2021.0.6/tasks")
+
+    def run(*arguments: str) -> str:
+        result = run_command(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, f"{arguments}: {result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    run("tasks", "import", "hear.tar.gz")
+    run("init", "tiny", "checkpoint")
+    assert "Looks good!" in run("validate", "hear_dasheng", "--model", "checkpoint")
+    run(
+        "heareval",
+        "embeddings",
+        "hear_dasheng",
+        "--model",
+        "checkpoint",
+        "--model-options",
+        '{"layers": [2, -1]}',
+        "--quiet",
+    )
+    folder = tmp_path / "embeddings" / "hear_dasheng-layers=2-1"
+    dimensions = json.loads(
+        (folder / "demo_which_sound-v1-small" / "fold00.embedding-dimensions.json").read_text()
+    )
+    assert dimensions == [6, 2 * 192]
+    run("heareval", "predictions", str(folder), "--grid", "faster", "--grid-points", "1", "--quiet")
+    metrics = {
+        "demo_which_sound": "top1_acc",
+        "demo_sounds_in_mix": "mAP",
+        "demo_events": "event_onset_200ms_fms",
+    }
+    for name, metric in metrics.items():
+        score = primary_score(folder / f"{name}-v1-small")
+        assert score.metric == metric
+        assert 0 <= score.mean <= 1
+
+
+@pytest.mark.slow
+def test_the_demo_ends_in_its_table_and_goes_on_where_it_stopped(tmp_path):
+    first = run_command("demo", cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    table = first.stdout[first.stdout.index("Scores by HEAR's official kit") :]
+    assert table.count("tiny Dasheng, UNTRAINED") == table.count("log-mel statistics") == 3
+    assert "never trained" in table
+    again = run_command("demo", cwd=tmp_path)
+    assert again.stdout.count("already embedded") == again.stdout.count("already scored") == 6
+    assert again.stdout.endswith(table)
