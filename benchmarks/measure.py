@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,10 +25,10 @@ def use_cores(cores: int) -> None:
 
 def machine() -> str:
     """Processor, cores in use and versions, in one line."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
-    )
     flags = Path("/proc/cpuinfo").read_text()
+    cpu = next(
+        (line.split(":")[1].strip() for line in flags.splitlines() if line.startswith("model name")), "?"
+    )
     units = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "dasheng"))
     cores = len(os.sched_getaffinity(0))
@@ -71,14 +70,18 @@ def report(seconds: dict[str, list[float]], reference: str, gflop: float | None 
         ratio = statistics.median(r / v for r, v in zip(seconds[reference], values, strict=True))
         rate = "" if gflop is None else f"  {gflop / statistics.median(values):6.0f} GFLOP/s"
         print(
-            f"{name:<34} median {statistics.median(values):8.3f} s  (min {min(values):.3f}, max {max(values):.3f})"
-            f"  {ratio:5.2f} x {reference}{rate}"
+            f"{name:<34} median {statistics.median(values):8.3f} s  (min {min(values):.3f}, "
+            f"max {max(values):.3f})  {ratio:5.2f} x {reference}{rate}"
         )
 
 
 def peak_memory_mib() -> float:
-    """Most resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Most resident memory of this process so far.
+
+    From /proc: getrusage's maximum would include the parent's before exec.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 
 
 def in_fresh_process(script: str, *arguments: str) -> str:

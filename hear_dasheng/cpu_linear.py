@@ -21,8 +21,8 @@ from hear_dasheng.encoder import Encoder, Linear
 
 logger = logging.getLogger(__name__)
 
-ROWS_HINT = 1008
-"""Rows of a typical product (four windows of 252 tokens); oneDNN picks the layout for it."""
+ROWS_HINT = 2016
+"""Rows of a typical product (eight windows of 252 tokens); oneDNN picks the layout for it."""
 
 
 class PackedLinear(nn.Module):

@@ -29,7 +29,7 @@ from hear_dasheng.sizes import SIZES
 from hear_dasheng.windows import encode_clips, fit_to_tokens, n_tokens, timestamps_ms
 
 DEFAULT_MODEL = "dasheng_base"
-BATCH_WINDOWS = {"cpu": 4, "cuda": 64}
+BATCH_WINDOWS = {"cpu": 8, "cuda": 64}
 """Full windows encoded at once; more makes a CPU's caches and a user's memory suffer."""
 
 

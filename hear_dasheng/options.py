@@ -32,7 +32,7 @@ class Options:
         tail: "drop" leaves out the last incomplete token as the published package
             does; "pad" completes it with silence if its centre lies within the clip.
         pooling: tokens -> scene embedding: "mean", "max" or "mean+max".
-        batch_windows: windows of 10.08 s encoded at once; None: 4 on a CPU, 64 on a GPU.
+        batch_windows: windows of 10.08 s encoded at once; None: 8 on a CPU, 64 on a GPU.
         num_heads: attention heads, only for checkpoints that do not tell them.
         device: where to put the model; None leaves it on the CPU.
     """
