@@ -177,7 +177,8 @@ class Encoder(nn.Module):
         self.freq_pos_embed = nn.Parameter(torch.empty(1, config.dim, 1, 1))
         self.blocks = nn.ModuleList(Block(config.dim, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
-        self.reset_parameters()
+        if not self.time_pos_embed.is_meta:  # there is nothing to draw, and torch would import 155 MB to try
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initial weights with the published distributions."""

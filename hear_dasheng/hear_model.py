@@ -172,7 +172,8 @@ def get_scene_embeddings(
     Raises:
         TypeError, ValueError: audio or lengths are not as above.
     """
-    return model.scene_embeddings(_clips(audio, model, lengths))
+    clips = _clips(audio, model, lengths)
+    return model.scene_embeddings(clips)
 
 
 @no_type_check

@@ -24,6 +24,9 @@ FIRST_CENTRE_MS = 1000.0 * (PATCH_FRAMES - 1) / 2 * HOP_SAMPLES / SAMPLE_RATE_HZ
 
 TAILS = ("drop", "pad")
 
+MAX_PADDING_TOKENS = 12
+"""Tokens that a window may be padded by; padding more costs more than a batch of its own."""
+
 
 def n_tokens(n_samples: int, tail: str = "drop") -> int:
     """Tokens of a clip.
@@ -84,7 +87,7 @@ def plan_batches(
         token_counts: tokens of each clip.
         window_tokens: the most tokens of a window.
         batch_tokens: the most tokens of a batch, padding included; a batch holds
-            one window at least.
+            one window at least, and none that is `MAX_PADDING_TOKENS` shorter than its longest.
     """
     windows = [
         Window(clip, first, min(window_tokens, total - first))
@@ -94,9 +97,11 @@ def plan_batches(
     windows.sort(key=lambda window: -window.tokens)
     batch: list[Window] = []
     for window in windows:
-        if batch and (len(batch) + 1) * batch[0].tokens > batch_tokens:
-            yield batch
-            batch = []
+        if batch:
+            is_full = (len(batch) + 1) * batch[0].tokens > batch_tokens
+            if is_full or batch[0].tokens - window.tokens > MAX_PADDING_TOKENS:
+                yield batch
+                batch = []
         batch.append(window)
     if batch:
         yield batch
