@@ -26,7 +26,7 @@ NEEDED_BY_TOOLS = (
     "torchinfo",
 )
 
-INSTALL_COMMAND = f"uv pip install --no-deps {' '.join(TOOLS)}"
+INSTALL_COMMAND = f"pip install --no-deps --ignore-requires-python {' '.join(TOOLS)}"
 
 if __name__ == "__main__":
     print(*TOOLS)

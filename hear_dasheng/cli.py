@@ -36,7 +36,7 @@ class RegisteredCommands(click.Group):
             missing = error.name or str(error)
             package = entry.module.partition(".")[0]
             extra = {"eval_recipes": "evaluation", "pretrain": "pretraining"}.get(package, "all")
-            help_text = f"(needs the package {missing}: pip install 'hear_dasheng[{extra}]')"
+            help_text = f"(needs the package {missing}; in the checkout: pip install '.[{extra}]')"
 
             @click.command(cmd_name, help=help_text, context_settings={"ignore_unknown_options": True})
             @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
