@@ -32,7 +32,7 @@ def require_tools() -> None:
             found = "not installed"
         if found != pinned:
             raise click.ClickException(
-                f"{name} {pinned} is needed and is {found}. In hear_dasheng's checkout: `pip install '.[evaluation]'`, "
+                f"{name} {pinned} is needed and is {found}. In the checkout: `pip install '.[evaluation]'`, "
                 f"then `{INSTALL_COMMAND}` (their own requirements are unsatisfiable today, so --no-deps)"
             )
 

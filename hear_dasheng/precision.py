@@ -8,8 +8,9 @@ forward pass and put back after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,19 +18,27 @@ import torch
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-def _switches(allow_tf32: bool) -> list[tuple[Any, str, Any]]:
-    """The (object, attribute, value) triples that fix how fp32 products are computed."""
-    cuda = torch.backends.cuda.matmul
+Switch = tuple[Callable[[], Any], Callable[[Any], None], Any]
+"""How to read a global switch, how to set it, and the value it shall have."""
+
+
+def _attribute(owner: Any, name: str, value: Any) -> Switch:
+    return partial(getattr, owner, name), partial(setattr, owner, name), value
+
+
+def _switches(allow_tf32: bool) -> list[Switch]:
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if not hasattr(cuda, "fp32_precision"):  # torch < 2.9
+        matmul = "high" if allow_tf32 else "highest"
         return [
-            (cuda, "allow_tf32", allow_tf32),
-            (torch.backends.cudnn, "allow_tf32", allow_tf32),
+            (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, matmul),
+            _attribute(cudnn, "allow_tf32", allow_tf32),
         ]
     gpu = "tf32" if allow_tf32 else "ieee"
     return [
-        (cuda, "fp32_precision", gpu),
-        (torch.backends.cudnn.conv, "fp32_precision", gpu),
-        (torch.backends.mkldnn.matmul, "fp32_precision", "ieee"),
+        _attribute(cuda, "fp32_precision", gpu),
+        _attribute(cudnn.conv, "fp32_precision", gpu),
+        _attribute(torch.backends.mkldnn.matmul, "fp32_precision", "ieee"),
     ]
 
 
@@ -37,11 +46,11 @@ def _switches(allow_tf32: bool) -> list[tuple[Any, str, Any]]:
 def fp32_arithmetic(*, allow_tf32: bool) -> Iterator[None]:
     """Compute fp32 products in full precision, or with TF32 inputs on a GPU if allowed."""
     switches = _switches(allow_tf32)
-    before = [getattr(owner, name) for owner, name, _ in switches]
+    before = [read() for read, _, _ in switches]
     try:
-        for owner, name, value in switches:
-            setattr(owner, name, value)
+        for _, write, value in switches:
+            write(value)
         yield
     finally:
-        for (owner, name, _), value in zip(switches, before, strict=True):
-            setattr(owner, name, value)
+        for (_, write, _), value in zip(switches, before, strict=True):
+            write(value)
