@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-slow test-all lint clean
+.PHONY: install demo test test-slow test-all lint clean
+
+install: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/hear-dasheng demo --out demo

@@ -73,7 +73,9 @@ def _damage_told(archive: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ImportProblem(f"{archive} is damaged or truncated ({error}); fetch it again") from error
+        raise ImportProblem(
+            f"{archive} is damaged or truncated ({error}); fetch it again; what is converted stays"
+        ) from error
 
 
 def archive_members(archive: Path, bar: tqdm) -> Iterator[Member]:
@@ -84,8 +86,12 @@ def archive_members(archive: Path, bar: tqdm) -> Iterator[Member]:
             return tar.extractfile(info).read()
 
     with archive.open("rb") as file:
-        with _damage_told(archive):
+        try:
             tar = tarfile.open(fileobj=file, mode="r|*")  # noqa: SIM115 (closed with its file)
+        except tarfile.TarError as error:
+            raise ImportProblem(
+                f"{archive} is no tar archive, plain or compressed ({error}); give a HEAR archive or a folder"
+            ) from error
         while True:
             with _damage_told(archive):
                 info = tar.next()

@@ -13,7 +13,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def for_each_task(tasks: list[Path], work: Callable[[Path], None]) -> None:
         click.echo(f"[{number}/{len(tasks)}] {task.name}")
         try:
             work(task)
+        except KeyboardInterrupt:
+            click.echo("  stopped; nothing is marked done, and the same command goes on from here", err=True)
+            raise
         except TaskProblem as problem:
             failed[task.name] = str(problem)
             click.echo(f"  not done: {problem}", err=True)
@@ -168,18 +172,15 @@ def predictions(
         random.shuffle(folders)
 
     def score(task_dir: Path) -> None:
-        done, scores = task_dir / PREDICTIONS_DONE, task_dir / SCORES
-        if redo:
-            for file in (done, scores, task_dir / PREDICTIONS_RECORD):
-                file.unlink(missing_ok=True)
-        if done.exists():
+        scores = task_dir / SCORES
+        if (task_dir / PREDICTIONS_DONE).exists() and not redo:
             if changed := provenance.difference(task_dir / PREDICTIONS_RECORD, flags):
                 raise TaskProblem(f"{task_dir} was scored in another way ({changed}); --redo scores it anew")
             click.echo("  already scored")
             return
         if not (task_dir / EMBEDDINGS_DONE).exists():
             raise TaskProblem(
-                f"{task_dir} is only half embedded; run `hear-dasheng heareval embeddings` again"
+                f"{task_dir} holds no finished embeddings; run `hear-dasheng heareval embeddings` first"
             )
         check_embeddings(task_dir)
         log = task_dir / "hear-dasheng.predictions.log" if quiet else None
@@ -189,14 +190,10 @@ def predictions(
         arguments = [
             f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value is not None
         ]
-        try:
+        with _old_scores_back_on_failure(task_dir):
             code = _run_in_scratch(task_dir, arguments, log, logs_dir)
-        except BaseException:
-            for file in (done, scores):
-                file.unlink(missing_ok=True)
-            raise
-        if code or not scores.exists():
-            raise _fail_with_log("heareval.predictions.runner", code, log)
+            if code or not scores.exists():
+                raise _fail_with_log("heareval.predictions.runner", code, log)
         if undefined := scores_that_are_nan(task_dir):
             click.echo(
                 f"  warning: not a number, and not strict JSON in {scores}: {', '.join(undefined)}", err=True
@@ -205,6 +202,26 @@ def predictions(
         click.echo(f"  {summary(task_dir)} in {time.monotonic() - start:.0f} s")
 
     for_each_task(folders, score)
+
+
+@contextmanager
+def _old_scores_back_on_failure(task_dir: Path) -> Iterator[None]:
+    """Set earlier scores aside while new ones are made; unless that succeeds they come back."""
+    files = [task_dir / name for name in (PREDICTIONS_DONE, SCORES, PREDICTIONS_RECORD)]
+    aside = [file.with_name(f".{file.name}.before") for file in files]
+    for file, kept in zip(files, aside, strict=True):
+        if file.exists():
+            file.replace(kept)
+    try:
+        yield
+    except BaseException:
+        for file, kept in zip(files, aside, strict=True):
+            file.unlink(missing_ok=True)
+            if kept.exists():
+                kept.replace(file)
+        raise
+    for kept in aside:
+        kept.unlink(missing_ok=True)
 
 
 def _run_in_scratch(task_dir: Path, arguments: list[str], log: Path | None, logs_dir: str | None) -> int:

@@ -70,6 +70,31 @@ def with_options(module_name: str, options: dict[str, object]) -> str:
     return name
 
 
+def validator_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The validator's command line, read as it reads it."""
+    parser = argparse.ArgumentParser(prog="hear-dasheng validate")
+    parser.add_argument("module")
+    parser.add_argument("--model", "-m", default="")
+    parser.add_argument("--device", "-d")
+    return parser.parse_args(arguments)
+
+
+def problem_loading(arguments: list[str]) -> str:
+    """Why the module or its model cannot be loaded, in a line; empty if they can."""
+    chosen = validator_arguments(arguments)
+    what = chosen.module
+    try:
+        module = importlib.import_module(chosen.module)
+        if hasattr(module, "load_model"):
+            what = f"{chosen.module}.load_model({chosen.model!r})"
+            model = module.load_model(chosen.model) if chosen.model else module.load_model()
+            if chosen.device:
+                model.to(chosen.device)
+    except Exception as error:  # whatever a foreign module raises becomes one line for its user
+        return f"{what}: {type(error).__name__}: {error}"
+    return ""
+
+
 def check_beyond_validator(arguments: list[str]) -> list[str]:
     """Look for what the validator does not: not finite, not repeatable, still in training mode.
 
@@ -81,11 +106,7 @@ def check_beyond_validator(arguments: list[str]) -> list[str]:
     """
     import torch
 
-    parser = argparse.ArgumentParser()
-    parser.add_argument("module")
-    parser.add_argument("--model", "-m", default="")
-    parser.add_argument("--device", "-d")
-    chosen = parser.parse_args(arguments)
+    chosen = validator_arguments(arguments)
     chosen.device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
     module = importlib.import_module(chosen.module)
     model = module.load_model(chosen.model) if chosen.model else module.load_model()
@@ -133,12 +154,20 @@ def main() -> int:
             with_options(module_name, json.loads(options)) if options != "{}" else module_name,
             *rest,
         ]
+    if tool == "validate" and (problem := problem_loading(arguments)):
+        print(f"Error: {problem}", file=sys.stderr)
+        return 1
     sys.argv = [TOOLS[tool], *arguments]
     try:
         runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         if ended.code:
             raise
+    except BaseException as error:
+        if type(error).__name__ != "ModelError":  # the validator's own verdict
+            raise
+        print(f"hear-validator refuses the module: {error}", file=sys.stderr)
+        return 1
     if tool == "validate":
         if problems := check_beyond_validator(arguments):
             print("\nhearvalidator is content, but:", *problems, sep="\n  - ", file=sys.stderr)

@@ -96,4 +96,12 @@ def difference(path: Path, identity: dict[str, Any]) -> str:
         return "there is no record of what they were made from"
     recorded = json.loads(path.read_text())["identity"]
     names = [name for name in identity if recorded.get(name) != identity[name]]
-    return "; ".join(f"{name} was {recorded.get(name)!r}, now {identity[name]!r}" for name in names)
+    return "; ".join(
+        f"{name} was {_short(recorded.get(name))}, now {_short(identity[name])}" for name in names
+    )
+
+
+def _short(value: Any) -> str:
+    """A value for a message; of a hash its first twelve digits."""
+    is_hash = isinstance(value, str) and len(value) == 64
+    return f"{value[:12]}..." if is_hash else repr(value)

@@ -20,6 +20,9 @@ def task_folders(folder: Path, task: str = "all") -> list[Path]:
     and left out, where heareval would stop.
     """
     if task != "all":
+        if not (folder / task).is_dir():
+            there = ", ".join(found.name for found in task_folders(folder))
+            raise click.ClickException(f"there is no task {task!r} in {folder}; there is: {there}")
         folder = folder / task
     if (folder / "task_metadata.json").is_file():
         return [folder]
@@ -28,9 +31,12 @@ def task_folders(folder: Path, task: str = "all") -> list[Path]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     found = [entry for entry in entries if (entry / "task_metadata.json").is_file()]
     if not found:
+        below = [entry for entry in entries if any(entry.glob("*/task_metadata.json"))]
+        remedy = "`hear-dasheng tasks import` makes them from an archive"
+        if below:
+            remedy = f"they are one level deeper, so name {' or '.join(map(str, below[:3]))}"
         raise click.ClickException(
-            f"{folder} holds no HEAR tasks (folders with a task_metadata.json); "
-            "`hear-dasheng tasks import` makes them from an archive"
+            f"{folder} holds no HEAR tasks (folders with a task_metadata.json); {remedy}"
         )
     if strays := [entry.name for entry in entries if entry not in found and entry.suffix != ".log"]:
         click.echo(f"Left out, since they are no HEAR tasks: {', '.join(strays)}", err=True)

@@ -113,7 +113,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
             "needs nothing but tensors, numbers, strings, lists and dicts. If you trust its author, "
             'ask for a file saved as {"model": state_dict, "config": plain dict}'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
         raise CheckpointError(_damaged(path, error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights")
@@ -124,10 +124,14 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = re.split(r"[.\n] |\n", str(error))[0].rstrip(".") or type(error).__name__
+    if (
+        "eights only" in reason or "weights_only" in reason
+    ):  # torch's advice to load unsafely, given for anything unreadable
+        reason = "its bytes are not those of a saved state dict"
     return (
-        f"{path} ({path.stat().st_size} bytes) is truncated, damaged or no checkpoint at all: {reason}. "
-        "Delete it and fetch or save it again"
+        f"{path} ({path.stat().st_size} bytes) is truncated, damaged or no checkpoint at all ({reason}). "
+        "Name another file or the checkpoint's folder, or fetch or save it again"
     )
 
 

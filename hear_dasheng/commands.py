@@ -57,18 +57,17 @@ def info(checkpoint: str, num_heads: int | None) -> None:
     "--format",
     "layout",
     type=click.Choice(["huggingface", "published"]),
-    default="huggingface",
-    show_default=True,
-    help="A mispeech/dasheng-* folder, or the .pt that the package dasheng loads.",
+    help="A mispeech/dasheng-* folder (default), or the package dasheng's .pt (default for *.pt).",
 )
 @click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
-def export(checkpoint: str, path: Path, layout: str, num_heads: int | None) -> None:
+def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | None) -> None:
     """Rewrite CHECKPOINT (path, published name, Hub id or URL) at PATH in another layout."""
     from hear_dasheng.checkpoint import load_encoder
     from hear_dasheng.download import locate
     from hear_dasheng.export import export as write
 
     try:
+        layout = layout or ("published" if path.suffix == ".pt" else "huggingface")
         write(load_encoder(locate(checkpoint), num_heads), path, layout)
     except ERRORS as error:
         raise click.ClickException(str(error)) from error

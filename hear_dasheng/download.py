@@ -13,6 +13,7 @@ import http.client
 import json
 import logging
 import re
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -77,9 +78,10 @@ def fetch_from_hub(repo_id: str) -> Path:
         paths = [Path(hf_hub_download(repo_id, file)) for file in HUB_FILES]
     except Exception as error:  # the Hub's client raises its HTTP library's errors too
         raise DownloadError(
-            f"there is no file or folder {repo_id!r}, and as a Hugging Face id it cannot be "
-            f"fetched: {error}. Without a network, put {' and '.join(HUB_FILES)} of {repo_id} into a "
-            f"folder and pass that folder's path, or fill the Hub cache at {HF_HUB_CACHE}"
+            f"there is no file or folder {repo_id!r} (seen from {Path.cwd()}), and as a Hugging Face "
+            f"id it cannot be fetched: {str(error).rstrip('.')}. Without a network, put "
+            f"{' and '.join(HUB_FILES)} of {repo_id} into a folder and pass that, "
+            f"or fill the Hub cache at {HF_HUB_CACHE}"
         ) from error
     return paths[0].parent
 
@@ -134,8 +136,9 @@ def _download(url: str, part: Path) -> None:
             _download_once(url, part)
             return
         except (OSError, http.client.HTTPException) as error:
-            is_final = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
-            if is_final or attempt == ATTEMPTS:
+            is_refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
+            is_offline = isinstance(getattr(error, "reason", None), socket.gaierror)
+            if is_refused or is_offline or attempt == ATTEMPTS:
                 raise
             pause_s = min(2.0 ** (attempt - 1) / 2, 8.0)
             logger.warning("%s: %s; trying again in %.1f s", url, error, pause_s)

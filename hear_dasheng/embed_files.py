@@ -8,9 +8,10 @@ almost no padding.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import no_type_check
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ DECODERS = 2
 READ_AHEAD = 16
 
 
+@no_type_check
 def scene_embeddings_of_files(
-    paths: Sequence[str | Path], model: HearModel, *, progress: bool = True
+    paths: Iterable[str | Path], model: HearModel, *, progress: bool = True
 ) -> Float[np.ndarray, "files features"]:
     """One embedding per file, as `get_scene_embeddings` gives for the file alone.
 
@@ -42,22 +44,31 @@ def scene_embeddings_of_files(
     Raises:
         FileNotFoundError, ValueError: a file is missing, unreadable, empty or not finite.
     """
+    paths = _as_list(paths)
     embeddings = np.empty((len(paths), model.scene_embedding_size), np.float32)
     for indices, clips in _groups(paths, model.device, progress):
         embeddings[indices] = model.scene_embeddings(clips).cpu().numpy()
     return embeddings
 
 
+@no_type_check
 def timestamp_embeddings_of_files(
-    paths: Sequence[str | Path], model: HearModel, *, progress: bool = True
+    paths: Iterable[str | Path], model: HearModel, *, progress: bool = True
 ) -> Iterator[tuple[Float[np.ndarray, "tokens features"], Float[np.ndarray, " tokens"]]]:
     """For each file in order its embeddings and their centres in ms.
 
     Args and errors are those of `scene_embeddings_of_files`.
     """
-    for _, clips in _groups(paths, model.device, progress):
+    for _, clips in _groups(_as_list(paths), model.device, progress):
         for clip, tokens in zip(clips, model.token_embeddings(clips), strict=True):
             yield tokens.cpu().numpy(), timestamps_ms(len(clip), model.options.tail).numpy()
+
+
+@no_type_check  # a single path is what it looks for
+def _as_list(paths: Iterable[str | Path]) -> list[str | Path]:
+    if isinstance(paths, str | Path):
+        raise TypeError(f"give a list of paths, not one: [{str(paths)!r}]")
+    return list(paths)
 
 
 def _groups(

@@ -66,6 +66,10 @@ class HearModel(nn.Module):
         """Where the model computes."""
         return self.log_mel.window.device
 
+    def train(self, mode: bool = True) -> HearModel:
+        """Stay in evaluation mode: this model is for inference, and batch statistics would mix clips."""
+        return super().train(False)
+
     def __repr__(self) -> str:
         config, options = self.encoder.config, self.options
         return (
@@ -127,7 +131,13 @@ def load_model(path: str | Path = "", **options: Any) -> HearModel:
     chosen = Options.from_kwargs(options)
     encoder = load_encoder(locate(path or DEFAULT_MODEL), chosen.num_heads)
     model = HearModel(encoder, chosen)
-    return model if chosen.device is None else model.to(chosen.device)
+    if chosen.device is None:
+        return model
+    try:
+        return model.to(chosen.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"option device={chosen.device!r} is not to be had here: {reason}") from error
 
 
 def load_sized_model(size: str, published_name: str, path: str | Path = "", **options: Any) -> HearModel:

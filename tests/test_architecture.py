@@ -84,7 +84,7 @@ def test_the_readmes_commands_exist_with_the_options_shown(tmp_path):
 
 def test_the_readmes_python_examples_run(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "checkpoint").symlink_to(tiny_folder)
+    (tmp_path / "my_checkpoint").symlink_to(tiny_folder)
     import numpy as np
     import soundfile
 

@@ -172,6 +172,7 @@ def test_damaged_files_say_so(tmp_path, tiny_pt, state, tiny_oracle):
         "truncated.pt": content[: len(content) // 2],
         "empty.pt": b"",
         "text.pt": b"<html>404</html>",
+        "sound.wav": b"RIFF" + bytes(500),
         "truncated.safetensors": weights.read_bytes()[:-1000],
         "empty.safetensors": b"",
     }

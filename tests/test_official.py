@@ -88,6 +88,24 @@ def test_padding_the_tail_leaves_no_timestamp_warning(tmp_path, tiny_folder):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["hear_dasheng", "--model", "gone"],
+            "Error: hear_dasheng.load_model('gone'): FileNotFoundError: no checkpoint",
+        ),
+        (["hear_dashen"], "Error: hear_dashen: ModuleNotFoundError: No module named 'hear_dashen'"),
+        (["json"], "hear-validator refuses the module: Your API must include a function: 'load_model'"),
+    ],
+)
+def test_mistakes_with_validate_are_one_line(tmp_path, arguments, message):
+    result = run_command("validate", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
     ("scene", "training", "message"),
     [
         (
@@ -242,15 +260,10 @@ def test_predictions_score_keep_and_leave_no_logs(tmp_path, embeddings):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_prediction_is_not_called_done(tmp_path, embeddings, number):
     """Left to itself the kit answers Ctrl-C by marking the task done, with exit code 0."""
-    command = [
-        sys.executable,
-        "-m",
-        "hear_dasheng.cli",
-        "heareval",
-        "predictions",
-        str(embeddings),
-        "--quiet",
-    ]
+    (embeddings / "prediction-done.json").write_text("{}")
+    (embeddings / "test.predicted-scores.json").write_text('{"earlier": 1}')
+    command = [sys.executable, "-m", "hear_dasheng.cli", "heareval", "predictions", str(embeddings)]
+    command += ["--quiet", "--redo"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -263,8 +276,10 @@ def test_an_interrupted_prediction_is_not_called_done(tmp_path, embeddings, numb
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode != 0, stderr
-    assert not (embeddings / "prediction-done.json").exists()
-    assert not (embeddings / "test.predicted-scores.json").exists()
+    assert "nothing is marked done" in stderr
+    assert (embeddings / "prediction-done.json").read_text() == "{}"
+    assert (embeddings / "test.predicted-scores.json").read_text() == '{"earlier": 1}'
+    assert not list(embeddings.glob(".*.before"))
 
 
 def test_half_embedded_or_spoilt_embeddings_are_not_scored(tmp_path, embeddings):
@@ -276,7 +291,7 @@ def test_half_embedded_or_spoilt_embeddings_are_not_scored(tmp_path, embeddings)
     (embeddings / ".done.embeddings").unlink()
     result = run_command("heareval", "predictions", str(embeddings), cwd=tmp_path)
     assert result.returncode == 1
-    assert "only half embedded" in result.stderr
+    assert "holds no finished embeddings" in result.stderr
 
 
 def test_model_options_must_be_a_json_object(tmp_path, tasks):

@@ -51,7 +51,9 @@ def test_task_folders(tmp_path, capsys):
     assert "no HEAR tasks: stray" in capsys.readouterr().err
     assert task_folders(one) == [one]
     assert task_folders(tmp_path / "module", "two") == [two]
-    with pytest.raises(click.ClickException, match=r"three is no HEAR task: it has no task_metadata.json"):
+    with pytest.raises(click.ClickException, match=r"no task 'three' in .*; there is: one, two"):
         task_folders(tmp_path / "module", "three")
-    with pytest.raises(click.ClickException, match="tasks import"):
+    with pytest.raises(click.ClickException, match="one level deeper, so name .*module"):
         task_folders(tmp_path)
+    with pytest.raises(click.ClickException, match="tasks import"):
+        task_folders(tmp_path / "module" / "stray")
