@@ -2,10 +2,10 @@
 
 torch multiplies fp32 matrices with MKL and converts bfloat16 weights to oneDNN's
 layout at each call. Converting them once and fusing GELU into the product that
-feeds it is faster (`benchmarks/README.md` has the figures) and the same
-arithmetic. `torch.compile` reaches these operators too, after minutes of compilation
-for each new shape. `pack` moves an encoder's weights into that layout, `unpack`
-moves them back bit for bit; there is never a second copy.
+feeds it is faster (`benchmarks/README.md` has the figures) and the same arithmetic;
+the operators are those that torch's own compiler emits. `pack` moves an encoder's
+weights into that layout, `unpack` moves them back bit for bit; there is never a
+second copy.
 """
 
 from __future__ import annotations

@@ -72,3 +72,9 @@ def test_unreadable_files_are_named(tiny_model, tmp_path, paths):
     }.items():
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             scene_embeddings_of_files([*paths[:2], tmp_path / name], tiny_model, progress=False)
+
+
+def test_one_path_is_not_a_list_but_a_generator_is(tiny_model, paths):
+    with pytest.raises(TypeError, match=r"give a list of paths, not one: \['clip.wav'\]"):
+        scene_embeddings_of_files("clip.wav", tiny_model)
+    assert scene_embeddings_of_files(iter(paths[:2]), tiny_model, progress=False).shape == (2, 192)

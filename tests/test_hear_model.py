@@ -270,3 +270,23 @@ def test_the_package_exports_hears_functions():
     assert hear_dasheng.load_model is load_model
     with pytest.raises(AttributeError, match="embed"):
         getattr(hear_dasheng, "embed")  # noqa: B009
+
+
+def test_a_model_first_used_in_inference_mode_serves_outside_it(tiny_pt):
+    model, audio = load_model(tiny_pt), noise(1, 1)
+    with torch.inference_mode():
+        first = get_scene_embeddings(audio, model).clone()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert torch.equal(get_scene_embeddings(audio, model), first)
+    assert get_scene_embeddings(audio, model.to(torch.float64).float()).allclose(first, atol=1e-6)
+
+
+def test_training_mode_is_not_entered(tiny_pt):
+    model = load_model(tiny_pt)
+    assert not model.train().training
+    assert not model.encoder.init_bn.training
+
+
+def test_an_impossible_device_is_named(tiny_pt):
+    with pytest.raises(ValueError, match="option device='gpu' is not to be had here"):
+        load_model(tiny_pt, device="gpu")
