@@ -24,7 +24,7 @@ from hear_dasheng.hear_model import HearModel
 from hear_dasheng.mel import SAMPLE_RATE_HZ
 from hear_dasheng.windows import timestamps_ms
 
-GROUP_S = 600.0
+GROUP_S = 400.0
 """Seconds of audio encoded together."""
 DECODERS = 2
 READ_AHEAD = 16
