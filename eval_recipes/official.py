@@ -62,7 +62,7 @@ def run_tool(arguments: list[str], *, cwd: Path | None = None, log: Path | None 
         cwd: where it runs; modules in the caller's working directory stay importable.
         log: a file for its output; None shows it.
     """
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([os.getcwd(), *_python_path()]))
+    environment = _environment()
     command = [sys.executable, "-m", "eval_recipes.official_process", *arguments]
     output = log.open("ab") if log else None
     try:
@@ -86,8 +86,10 @@ def run_tool(arguments: list[str], *, cwd: Path | None = None, log: Path | None 
             output.close()
 
 
-def _python_path() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+def _environment() -> dict[str, str]:
+    """Ours, with modules in the working directory importable by the tool."""
+    paths = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -129,7 +131,7 @@ def describe_module(module: str, model: str | None, options: dict[str, Any]) -> 
         model or "",
         json.dumps(options),
     ]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([os.getcwd(), *_python_path()]))
+    environment = _environment()
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no reason given"

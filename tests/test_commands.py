@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_command
+from conftest import run_command
 
 
 def test_help_lists_every_command(tmp_path):
@@ -65,4 +65,3 @@ def test_an_unknown_command_is_an_error(tmp_path):
     result = run_command("frobnicate", cwd=tmp_path)
     assert result.returncode == 2
     assert "No such command 'frobnicate'" in result.stderr
-    assert REPOSITORY.is_dir()
