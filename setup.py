@@ -14,7 +14,18 @@ OFFICIAL = runpy.run_path(str(HERE / "eval_recipes/official_pins.py"))
 TORCH_BESIDE_TORCHAUDIO = ["torch>=2.11,<2.15", "torchaudio==2.11.*"]
 
 EXTRAS = {
-    "pretraining": [],  # the training code, and with it what it needs, is still to come
+    "pretraining": [
+        "accelerate>=1.10",
+        "aiohttp",  # fsspec's HTTP
+        "fsspec",
+        "matplotlib",
+        "pandas",
+        "pyyaml",
+        "s3fs",
+        "tensorboard",
+        "torchdata>=0.11",
+        "webdataset>=1.0",
+    ],
     "evaluation": [*OFFICIAL["NEEDED_BY_TOOLS"], *TORCH_BESIDE_TORCHAUDIO, "librosa>=0.10"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -23,7 +34,9 @@ EXTRAS["test"] = [
     "beartype>=0.18",
     "dasheng==0.0.9",  # the oracle; it imports torchaudio
     "hypothesis",
+    "moto[server]>=5",  # a local S3 server
     "pytest>=8",
+    "pytorch-ignite",  # oracle of the learning-rate schedule
     "ruff==0.15.*",
 ]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,13 +77,35 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(1, dim, (N_MELS, PATCH_FRAMES), (N_MELS, PATCH_FRAMES))
 
-    def forward(self, mel: Float[Tensor, "windows mels frames"]) -> Float[Tensor, "windows tokens dim"]:
-        """Project each patch."""
-        n_windows, n_mels, frames = mel.shape
-        tokens = frames // PATCH_FRAMES
-        patches = mel[:, :, : tokens * PATCH_FRAMES].reshape(n_windows, n_mels, tokens, PATCH_FRAMES)
-        patches = patches.transpose(1, 2).reshape(n_windows, tokens, n_mels * PATCH_FRAMES)
+    def forward(
+        self,
+        mel: Float[Tensor, "windows mels frames"],
+        kept: Int[Tensor, "windows kept"] | None = None,
+    ) -> Float[Tensor, "windows tokens dim"]:
+        """Project each patch, or those at the `kept` places alone."""
+        patches = patchify(mel)
+        if kept is not None:
+            patches = take_tokens(patches, kept)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def patchify(mel: Float[Tensor, "windows mels frames"]) -> Float[Tensor, "windows tokens values"]:
+    """Cut a spectrogram into one vector a token, mel-major; frames that fill no patch are dropped.
+
+    >>> patchify(torch.arange(64 * 9.0).reshape(1, 64, 9))[0, :, :5].tolist()
+    [[0.0, 1.0, 2.0, 3.0, 9.0], [4.0, 5.0, 6.0, 7.0, 13.0]]
+    """
+    n_windows, n_mels, frames = mel.shape
+    tokens = frames // PATCH_FRAMES
+    patches = mel[:, :, : tokens * PATCH_FRAMES].reshape(n_windows, n_mels, tokens, PATCH_FRAMES)
+    return patches.transpose(1, 2).reshape(n_windows, tokens, n_mels * PATCH_FRAMES)
+
+
+def take_tokens(
+    tokens: Float[Tensor, "windows tokens features"], places: Int[Tensor, "windows taken"]
+) -> Float[Tensor, "windows taken features"]:
+    """The tokens at each window's own places, in the order of the places."""
+    return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def attend(
@@ -214,7 +236,8 @@ class Encoder(nn.Module):
         mel: Float[Tensor, "windows mels frames"],
         is_valid: Bool[Tensor, "windows tokens"] | None = None,
         layers: Sequence[int] = (-1,),
-    ) -> Float[Tensor, "windows tokens features"]:
+        kept: Int[Tensor, "windows kept"] | None = None,
+    ) -> Float[Tensor, "windows encoded features"]:
         """Encode windows of log-mel frames.
 
         Args:
@@ -223,13 +246,15 @@ class Encoder(nn.Module):
                 comes out at padding is without meaning.
             layers: blocks whose outputs are concatenated, counted from 0 or, if
                 negative, from the end. The final LayerNorm is applied to each.
+            kept: places of the tokens that a masked autoencoder's encoder sees, in
+                the order in which they come out; None encodes all.
 
         Returns:
             Tokens, `len(layers) * dim` features each.
         """
-        x = self.patch_embed(self.init_bn(mel))
-        positions = self.time_pos_embed[0, :, 0, : x.shape[1]] + self.freq_pos_embed[0, :, 0]
-        x = x + positions.T
+        x = self.patch_embed(self.init_bn(mel), kept)
+        positions = (self.time_pos_embed[0, :, 0] + self.freq_pos_embed[0, :, 0]).T
+        x = x + (positions[: x.shape[1]] if kept is None else positions[kept])
         mask = None if is_valid is None else is_valid[:, None, None, :]
         chosen = [range(self.config.depth)[layer] for layer in layers]
         outputs = {}
