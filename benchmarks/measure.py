@@ -38,7 +38,7 @@ def machine() -> str:
 def matrix_peak_gflops(dtype: torch.dtype) -> float:
     """The best rate of one large matrix product, in oneDNN's layout where there is one."""
     from hear_dasheng import cpu_linear
-    from hear_dasheng.encoder import Linear
+    from hear_dasheng.blocks import Linear
 
     linear = Linear(3072, 3072, dtype=dtype).requires_grad_(False)
     product = cpu_linear.PackedLinear(linear) if cpu_linear.is_supported(dtype) else linear

@@ -33,6 +33,8 @@ def info(checkpoint: str, num_heads: int | None) -> None:
     """Tell what CHECKPOINT (path, published name, Hub id or URL) holds."""
     from hear_dasheng.checkpoint import load_encoder
     from hear_dasheng.download import locate
+    from hear_dasheng.encoder_config import EncoderConfig
+    from hear_dasheng.published_options import encoder_kwargs
 
     try:
         path = locate(checkpoint)
@@ -48,6 +50,12 @@ def info(checkpoint: str, num_heads: int | None) -> None:
     click.echo(f"{path}")
     click.echo(f"  size {size}: width {config.dim}, depth {config.depth}, {config.heads} heads")
     click.echo(f"  {parameters / 1e6:.1f} million parameters, windows of {config.window_tokens} tokens")
+    released = encoder_kwargs(EncoderConfig(*shape)).items()
+    others = [
+        f"{key}={value}" for key, value in encoder_kwargs(config).items() if (key, value) not in released
+    ]
+    if others:
+        click.echo(f"  other options than the released models': {', '.join(others)}")
 
 
 @click.command()

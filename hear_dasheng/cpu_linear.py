@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hear_dasheng.encoder import Encoder, Linear
+from hear_dasheng.blocks import Linear
+from hear_dasheng.encoder import Encoder
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from hear_dasheng.audio import check_audio, read_audio
 from hear_dasheng.hear_model import HearModel
 from hear_dasheng.mel import SAMPLE_RATE_HZ
-from hear_dasheng.windows import timestamps_ms
 
 GROUP_S = 400.0
 """Seconds of audio encoded together."""
@@ -61,7 +60,7 @@ def timestamp_embeddings_of_files(
     """
     for _, clips in _groups(_as_list(paths), model.device, progress):
         for clip, tokens in zip(clips, model.token_embeddings(clips), strict=True):
-            yield tokens.cpu().numpy(), timestamps_ms(len(clip), model.options.tail).numpy()
+            yield tokens.cpu().numpy(), model.timestamps_ms(len(clip)).numpy()
 
 
 @no_type_check  # a single path is what it looks for

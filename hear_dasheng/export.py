@@ -18,9 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hear_dasheng.checkpoint import CONFIG_FILE, OUR_BN, PUBLISHED_BN, WEIGHTS_FILE
-from hear_dasheng.encoder import PATCH_FRAMES, Encoder, EncoderConfig
-from hear_dasheng.mel import F_MAX_HZ, HOP_SAMPLES, N_FFT, N_MELS, SAMPLE_RATE_HZ, htk_filter_bank
+from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
+from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
+from hear_dasheng.encoder import Encoder
+from hear_dasheng.encoder_config import EncoderConfig
+from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
+from hear_dasheng.published_options import encoder_kwargs
 
 FORMATS = ("huggingface", "published")
 
@@ -58,18 +61,6 @@ def export(encoder: Encoder, path: str | Path, layout: str = "huggingface") -> P
     return path
 
 
-def encoder_kwargs(config: EncoderConfig) -> dict[str, object]:
-    """A configuration in the published packages' words."""
-    return {
-        "depth": config.depth,
-        "embed_dim": config.dim,
-        "num_heads": config.heads,
-        "patch_size": [N_MELS, PATCH_FRAMES],
-        "patch_stride": [N_MELS, PATCH_FRAMES],
-        "target_length": config.window_tokens * PATCH_FRAMES,
-    }
-
-
 def published_weights(encoder: Encoder) -> dict[str, Tensor]:
     """The weights under their published names, without the constants of the front end."""
     return {
@@ -82,9 +73,10 @@ def published_weights(encoder: Encoder) -> dict[str, Tensor]:
 
 def published_state(encoder: Encoder) -> dict[str, Tensor]:
     """The state dict of the package `dasheng`, front end included."""
+    mel = encoder.config.mel
     front_end = {
-        "front_end.0.spectrogram.window": torch.hann_window(N_FFT),
-        "front_end.0.mel_scale.fb": htk_filter_bank(),
+        "front_end.0.spectrogram.window": torch.hann_window(mel.win_samples),
+        "front_end.0.mel_scale.fb": htk_filter_bank(mel),
     }
     return front_end | published_weights(encoder)
 
@@ -97,16 +89,17 @@ def _write_folder(encoder: Encoder, folder: Path) -> None:
         "encoder_kwargs": encoder_kwargs(encoder.config),
         "model_type": "dasheng",
     }
+    mel = encoder.config.mel
     preprocessor = {
         "feature_extractor_type": "DashengFeatureExtractor",
         "sampling_rate": SAMPLE_RATE_HZ,
-        "n_fft": N_FFT,
-        "win_size": N_FFT,
-        "hop_size": HOP_SAMPLES,
-        "n_mels": N_MELS,
-        "f_min": 0,
-        "f_max": int(F_MAX_HZ),
-        "center": True,
+        "n_fft": mel.n_fft,
+        "win_size": mel.win_samples,
+        "hop_size": mel.hop_samples,
+        "n_mels": mel.n_mels,
+        "f_min": mel.f_min_hz,
+        "f_max": mel.f_max_hz,
+        "center": mel.is_centred,
     }
     folder.mkdir()
     weights = {"encoder." + name: value for name, value in published_weights(encoder).items()}

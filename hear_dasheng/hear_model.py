@@ -19,14 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hear_dasheng import cpu_linear
 from hear_dasheng.audio import check_audio, check_lengths
+from hear_dasheng.blocks import Linear
 from hear_dasheng.checkpoint import load_encoder
 from hear_dasheng.download import locate
-from hear_dasheng.encoder import Encoder, Linear
+from hear_dasheng.encoder import Encoder
 from hear_dasheng.mel import SAMPLE_RATE_HZ, LogMel
 from hear_dasheng.options import POOLINGS, Options
 from hear_dasheng.precision import fp32_arithmetic
 from hear_dasheng.sizes import SIZES
-from hear_dasheng.windows import encode_clips, fit_to_tokens, n_tokens, timestamps_ms
+from hear_dasheng.windows import encode_clips, fit_to_moments, n_moments, timestamps_ms
 
 DEFAULT_MODEL = "dasheng_base"
 BATCH_WINDOWS = {"cpu": 8, "cuda": 64}
@@ -38,7 +39,7 @@ class HearModel(nn.Module):
 
     Attributes:
         sample_rate: 16000 Hz.
-        timestamp_embedding_size: features of a token.
+        timestamp_embedding_size: features of a moment.
         scene_embedding_size: features of a clip.
     """
 
@@ -46,7 +47,7 @@ class HearModel(nn.Module):
         super().__init__()
         self.options = options or Options()
         self.layers = self.options.chosen_layers(encoder.config.depth)
-        self.log_mel = LogMel()
+        self.log_mel = LogMel(encoder.config.mel, encoder.config.patch_frames)
         self.encoder = encoder.requires_grad_(False)
         if self.options.precision == "bf16":
             for module in self.encoder.modules():
@@ -84,21 +85,28 @@ class HearModel(nn.Module):
 
     @torch.no_grad()
     def token_embeddings(self, clips: Sequence[Float[Tensor, " _"]]) -> list[Float[Tensor, "_ features"]]:
-        """Tokens of clips of any lengths, each on its own: 25 a second, float32.
+        """Moments of clips of any lengths, each on its own: 25 a second as released, float32.
 
         Args:
             clips: waveforms at 16 kHz on the model's device.
         """
+        config = self.encoder.config
         with fp32_arithmetic(allow_tf32=False):
             mels = [
-                fit_to_tokens(self.log_mel(clip[None])[0], n_tokens(len(clip), self.options.tail))
+                fit_to_moments(
+                    config, self.log_mel(clip[None])[0], n_moments(config, len(clip), self.options.tail)
+                )
                 for clip in clips
             ]
         if self.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             cpu_linear.pack(self.encoder)
         windows = self.options.batch_windows or BATCH_WINDOWS.get(self.device.type, 16)
         with fp32_arithmetic(allow_tf32=self.options.precision == "tf32"):
-            return encode_clips(self.encoder, mels, self.layers, windows * self.encoder.config.window_tokens)
+            return encode_clips(self.encoder, mels, self.layers, windows * config.window_moments)
+
+    def timestamps_ms(self, n_samples: int) -> Float[Tensor, " moments"]:
+        """Centres of what `token_embeddings` gives for a clip of this length."""
+        return timestamps_ms(self.encoder.config, n_samples, self.options.tail)
 
     def scene_embeddings(self, clips: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "clips features"]:
         """One embedding a clip: its tokens pooled over time."""
@@ -169,7 +177,7 @@ def _clips(audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | No
 def get_scene_embeddings(
     audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None = None
 ) -> Float[Tensor, "sounds features"]:
-    """One embedding per clip: the mean over all tokens of all windows.
+    """One embedding per clip: the mean over all tokens of all windows (see `Options.pooling`).
 
     Args:
         audio: float32 (n_sounds, n_samples) in [-1, 1] at 16 kHz, on the model's device.
@@ -190,7 +198,7 @@ def get_scene_embeddings(
 def get_timestamp_embeddings(
     audio: Tensor, model: HearModel, lengths: Sequence[int] | Tensor | None = None
 ) -> tuple[Float[Tensor, "sounds tokens features"], Float[Tensor, "sounds tokens"]]:
-    """One embedding each 40 ms, with the centre of the sound it describes.
+    """One embedding each 40 ms (released models), with the centre of the sound it describes.
 
     Args:
         audio: float32 (n_sounds, n_samples) in [-1, 1] at 16 kHz, on the model's device.
@@ -198,14 +206,15 @@ def get_timestamp_embeddings(
         lengths: valid samples of each sound; what follows them is ignored. None: all.
 
     Returns:
-        Embeddings, float32 (n_sounds, n_tokens, model.timestamp_embedding_size), and
-        timestamps in ms, float32 (n_sounds, n_tokens). Sounds with fewer tokens than
-        the longest end in zeros whose timestamps are NaN.
+        Embeddings, float32 (n_sounds, n_moments, model.timestamp_embedding_size), and
+        timestamps in ms, float32 (n_sounds, n_moments). Sounds with fewer moments than
+        the longest end in zeros whose timestamps are NaN. A moment is one token of a
+        released model; of smaller patches it is the mean over the mel axis.
 
     Raises:
         TypeError, ValueError: audio or lengths are not as above.
     """
     clips = _clips(audio, model, lengths)
     embeddings = pad_sequence(model.token_embeddings(clips), batch_first=True)
-    times = [timestamps_ms(len(clip), model.options.tail).to(audio.device) for clip in clips]
+    times = [model.timestamps_ms(len(clip)).to(audio.device) for clip in clips]
     return embeddings, pad_sequence(times, batch_first=True, padding_value=torch.nan)

@@ -61,6 +61,15 @@ def run_command(*arguments: str, cwd: Path, **options) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **options)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models of a few thousand weights only lose time by waiting for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_oracle():
     """A tiny model of the published package."""

@@ -146,7 +146,7 @@ def test_other_window_lengths_are_read_from_the_weights(tmp_path):
     oracle = oracle_of(192, 6, 3, target_length=400)
     path = tmp_path / "short_windows.pt"
     torch.save({"model": oracle.state_dict(), "config": config_of(oracle)}, path)
-    assert load_encoder(path).config.window_tokens == 100
+    assert load_encoder(path).config.window_moments == 100
     assert_equals_oracle(path, oracle)
 
 

@@ -7,7 +7,7 @@ from conftest import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hear_dasheng.mel import CHUNK_FRAMES, LogMel, htk_filter_bank, n_frames
+from hear_dasheng.mel import CHUNK_FRAMES, RELEASED_MEL, LogMel, MelConfig, htk_filter_bank
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,41 @@ def test_equals_torchaudio_within_a_millibel(torchaudio_log_mel, seconds):
 def test_equals_torchaudio_at_any_length(torchaudio_log_mel, n_samples, seed):
     audio = noise(1, n_samples / 16_000, seed)
     ours = LogMel()(audio)
-    assert ours.shape == (1, 64, n_frames(audio.shape[1]))
+    assert ours.shape == (1, 64, RELEASED_MEL.n_frames(audio.shape[1]))
     torch.testing.assert_close(ours, torchaudio_log_mel(audio), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MelConfig(n_fft=1_024, win_samples=400, hop_samples=100),
+        MelConfig(n_fft=513, win_samples=511, hop_samples=700),
+        MelConfig(n_mels=40, f_min_hz=50, f_max_hz=7_000.5),
+        MelConfig(is_centred=False, top_db=40),
+        MelConfig(n_fft=2_048, n_mels=128, win_samples=800, is_centred=False, top_db=None),
+    ],
+    ids=str,
+)
+def test_other_front_ends_equal_torchaudio(config):
+    theirs = torchaudio.transforms.MelSpectrogram(
+        16_000,
+        n_fft=config.n_fft,
+        win_length=config.win_samples,
+        hop_length=config.hop_samples,
+        f_min=config.f_min_hz,
+        f_max=config.f_max_hz,
+        n_mels=config.n_mels,
+        center=config.is_centred,
+    )
+    for n_samples in (config.min_samples(4), 16_000, 400_001):
+        audio = noise(1, n_samples / 16_000)
+        ours = LogMel(config)(audio)
+        assert ours.shape[2] == config.n_frames(n_samples)
+        expected = torchaudio.transforms.AmplitudeToDB(top_db=config.top_db)(theirs(audio))
+        torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
+    assert LogMel(config)(noise(1, 1e-4)).shape[2] >= 4
+    assert config.n_frames(config.min_samples(40)) == 40
+    assert config.n_frames(config.min_samples(40) - 1) == 39
 
 
 def test_chunks_leave_no_seam(monkeypatch):
@@ -43,7 +76,7 @@ def test_chunks_leave_no_seam(monkeypatch):
     whole = LogMel()(audio)
     monkeypatch.setattr("hear_dasheng.mel.CHUNK_FRAMES", 7)
     torch.testing.assert_close(LogMel()(audio), whole, atol=1e-4, rtol=0)
-    assert n_frames(audio.shape[1]) < CHUNK_FRAMES
+    assert RELEASED_MEL.n_frames(audio.shape[1]) < CHUNK_FRAMES
 
 
 @pytest.mark.parametrize("frequency_hz", [300, 1_000, 3_000])

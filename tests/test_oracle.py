@@ -46,7 +46,8 @@ def test_large_sizes_equal_the_package(size, tmp_path):
 
 @pytest.mark.parametrize(("size", "millions"), [("base", 85.4), ("0.6B", 630), ("1.2B", 1134)])
 def test_parameter_counts_are_the_released_ones(size, millions):
-    from hear_dasheng.encoder import Encoder, EncoderConfig
+    from hear_dasheng.encoder import Encoder
+    from hear_dasheng.encoder_config import EncoderConfig
 
     with torch.device("meta"):
         encoder = Encoder(EncoderConfig.of_size(size))

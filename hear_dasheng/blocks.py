@@ -1,0 +1,165 @@
+"""The transformer block: attention and MLP, each with its norm and residual connection.
+
+Attribute names follow the published checkpoints' keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYER_NORM_EPS = 1e-6
+SOFTMAX_ROW = 32
+
+
+class Linear(nn.Linear):
+    """A linear layer that computes in the precision of its own weights."""
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """Multiply and add, with the input cast to the weights."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+
+def attend(
+    q: Float[Tensor, "windows heads tokens width"],
+    k: Float[Tensor, "windows heads tokens width"],
+    v: Float[Tensor, "windows heads tokens width"],
+    is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "windows heads tokens width"]:
+    """Scaled dot-product attention, torch's fused kernel wherever that is fastest."""
+    is_inference = not dropout and not torch.is_grad_enabled()
+    if is_inference and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        return attend_bfloat16_on_cpu(q, k, v, is_valid)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=is_valid, dropout_p=dropout)
+
+
+def attend_bfloat16_on_cpu(
+    q: Float[Tensor, "windows heads tokens width"],
+    k: Float[Tensor, "windows heads tokens width"],
+    v: Float[Tensor, "windows heads tokens width"],
+    is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
+) -> Float[Tensor, "windows heads tokens width"]:
+    """Attention written out for bfloat16 inference on a CPU.
+
+    torch 2.14's fused kernel converts to fp32 inside. Window by window the scores
+    stay in the cache, and softmax is about 1.6 times as fast on rows of a multiple of 32,
+    so keys are padded to that and masked.
+    """
+    windows, heads, tokens, width = q.shape
+    padding = -tokens % SOFTMAX_ROW
+    q, k, v = q * width**-0.5, F.pad(k, (0, 0, 0, padding)), F.pad(v, (0, 0, 0, padding))
+    attended = q.new_empty(windows, tokens, heads, width).transpose(1, 2)
+    for index in range(windows):
+        scores = torch.bmm(q[index], k[index].mT)
+        scores[..., tokens:] = -torch.inf
+        if is_valid is not None:
+            scores[..., :tokens].masked_fill_(~is_valid[index], -torch.inf)
+        attended[index] = torch.bmm(scores.softmax(-1), v[index])
+    return attended
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; keys that are padding are not looked at."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_dropout = attention_dropout
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "windows tokens dim"],
+        is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
+    ) -> Float[Tensor, "windows tokens dim"]:
+        """Attend among the valid tokens of each window."""
+        windows, tokens, dim = x.shape
+        qkv = self.qkv(x).view(windows, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = attend(q, k, v, is_valid, self.attention_dropout if self.training else 0.0)
+        return self.dropout(self.proj(attended.transpose(1, 2).reshape(windows, tokens, dim)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, inner_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, inner_dim)
+        self.act = nn.GELU()
+        self.fc2 = Linear(inner_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Widen, GELU, narrow."""
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(x)))))
+
+
+class LayerScale(nn.Module):
+    """A learned factor on each feature of an update."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Multiply."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and beside a residual connection.
+
+    Args:
+        dim: width of a token.
+        heads: attention heads; must divide `dim`.
+        mlp_ratio: inner width of the MLP, in units of `dim`.
+        qkv_bias: the projections to queries, keys and values have a bias.
+        layer_scale: initial value of learned factors on each update; None: no factors.
+        dropout: of what attention and MLP give, and inside the MLP.
+        attention_dropout: of the attention weights.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, heads, qkv_bias, dropout, attention_dropout)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+
+    def forward(
+        self,
+        x: Float[Tensor, "windows tokens dim"],
+        is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
+    ) -> Float[Tensor, "windows tokens dim"]:
+        """Update the tokens twice."""
+        x = add_residual(x, self.ls1(self.attn(self.norm1(x), is_valid)))
+        return add_residual(x, self.ls2(self.mlp(self.norm2(x))))
+
+
+def add_residual(x: Float[Tensor, "*shape"], update: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x + update; in x's own memory where no gradient will need the old x."""
+    return x + update if torch.is_grad_enabled() else x.add_(update)
