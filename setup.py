@@ -20,8 +20,10 @@ EXTRAS = {
         "fsspec",
         "matplotlib",
         "pandas",
+        "pydantic>=2",
         "pyyaml",
         "s3fs",
+        "scikit-learn",
         "tensorboard",
         "torchdata>=0.11",
         "webdataset>=1.0",
@@ -49,6 +51,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*"]),
+    package_data={"pretrain": ["configs/*.yaml"]},
     install_requires=[
         "click>=8",
         "filelock",
@@ -63,11 +66,15 @@ setup(
     ],
     extras_require=EXTRAS,
     entry_points={
-        "console_scripts": ["hear-dasheng = hear_dasheng.cli:main"],
+        "console_scripts": [
+            "hear-dasheng = hear_dasheng.cli:main",
+            "wavlist_to_tar = pretrain.wavlist_to_tar:main",
+        ],
         "hear_dasheng.commands": [
             "init = hear_dasheng.commands:init",
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
+            "pretrain = pretrain.train:pretrain",
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",
             "tasks = eval_recipes.tasks:tasks",
