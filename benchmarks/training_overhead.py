@@ -14,13 +14,13 @@ from pathlib import Path
 import measure
 import torch
 
-from pretrain.build import join_processes, new_accelerator
-from pretrain.journal import Journal
 from pretrain.masking import random_mask
-from pretrain.processes import StopRequest
-from pretrain.read_config import config_of
 from pretrain.shards import Batch
-from pretrain.trainer import Trainer
+from pretrain.training.build import join_processes, new_accelerator
+from pretrain.training.journal import Journal
+from pretrain.training.processes import StopRequest
+from pretrain.training.read_config import config_of
+from pretrain.training.trainer import Trainer
 
 
 def new_trainer(model: str, clips: int, folder: Path) -> Trainer:

@@ -1,4 +1,4 @@
-"""Three small HEAR tasks from synthesised sound, laid out as the real ones are.
+"""Three small HEAR tasks from synthesised sound, laid out as the real ones are, and sound to pretrain on.
 
 They cover what heareval does: a scene task with one label and folds, a scene task
 with several labels, an event task. Sounds differ in how they move in time more than in
@@ -95,6 +95,31 @@ def _mix(rng: Rng, seconds: float, placed: list[tuple[str, float, float]]) -> np
         first = int(start_s * RATE_HZ)
         mixed[first : first + len(sound)] += sound[: len(mixed) - first]
     return 0.3 * mixed / np.abs(mixed).max()
+
+
+def unlabelled_audio(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
+    """Clips to pretrain on: the tasks' kinds of sound, close together and with less noise over them.
+
+    Returns:
+        A table of the files, as `wavlist_to_tar` reads it.
+    """
+    rng, kinds = np.random.default_rng([seed, 4]), list(SOUNDS)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"clip_{index:05d}.wav" for index in range(clips)]
+    for path in paths:
+        noise_level = 10 ** rng.uniform(-3.5, -1.0)
+        samples = noise_level * rng.standard_normal(int(seconds * RATE_HZ))
+        start_s = 0.0
+        while start_s < seconds - 0.1:
+            sound_s = min(rng.uniform(0.4, 1.2), seconds - start_s)
+            sound = _sound(str(rng.choice(kinds)), rng, sound_s) * rng.uniform(0.3, 1.5)
+            first = int(start_s * RATE_HZ)
+            samples[first : first + len(sound)] += sound[: len(samples) - first]
+            start_s += sound_s * rng.uniform(0.3, 1.0)
+        soundfile.write(path, 0.3 * samples / np.abs(samples).max(), RATE_HZ, subtype="PCM_16")
+    table = folder.with_suffix(".tsv")
+    table.write_text("\n".join(["filename", *map(str, paths)]) + "\n")
+    return table
 
 
 def _write_task(

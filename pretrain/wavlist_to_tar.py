@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:  # both the workers and --help start without what these import
-    from pretrain.manifest import Manifest
-    from pretrain.ordered_pool import WorkerDied
-    from pretrain.packing import Packed
+    from pretrain.packing.manifest import Manifest
+    from pretrain.packing.ordered_pool import WorkerDied
+    from pretrain.packing.pack import Packed
 
 EXIT_STOPPED = 130
 """What shells give for Ctrl-C."""
@@ -122,8 +122,8 @@ def main(
     A run that was stopped goes on when the same command is given again: finished
     shards are known by name and size, and what they rejected is not tried again.
     """
-    from pretrain.packing import Options, pack
-    from pretrain.transcode import Target, check_target
+    from pretrain.packing.pack import Options, pack
+    from pretrain.packing.transcode import Target, check_target
 
     target = Target(rate_hz, file_format)
     try:
@@ -143,9 +143,9 @@ def main(
 @contextmanager
 def _ends_told(out: Path, n_workers: int, go_on: str) -> Iterator[None]:
     """Whatever ends a run early, said in a line with what to do next."""
-    from pretrain.file_list import ListProblem
-    from pretrain.manifest import ResumeProblem
-    from pretrain.ordered_pool import WorkerDied
+    from pretrain.packing.file_list import ListProblem
+    from pretrain.packing.manifest import ResumeProblem
+    from pretrain.packing.ordered_pool import WorkerDied
 
     try:
         yield
@@ -187,7 +187,7 @@ def _counted(number: int, thing: str) -> str:
 
 def _write_index(path: Path, manifest: Manifest, out: Path) -> None:
     """The index as `wids` reads it and the published tool writes it."""
-    from pretrain.shard_file import renamed_when_complete
+    from pretrain.packing.shard_file import renamed_when_complete
 
     shards = [
         {"url": str(out / shard.file), "nsamples": shard.written.samples} for shard in manifest.in_order

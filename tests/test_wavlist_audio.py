@@ -10,7 +10,15 @@ import soundfile
 import soxr
 from wavlist_cases import run, samples_of, write_table
 
-from pretrain.transcode import BLOCK_SAMPLES, Audio, Job, Target, audio_for_shard, encode, with_fixed_serial
+from pretrain.packing.transcode import (
+    BLOCK_SAMPLES,
+    Audio,
+    Job,
+    Target,
+    audio_for_shard,
+    encode,
+    with_fixed_serial,
+)
 
 HALF_STEP = 0.5 / 32768 + 1e-7
 

@@ -8,8 +8,8 @@ import pytest
 from filelock import FileLock
 from wavlist_cases import content, list_of_25, manifest_of, rejects_of, run, write_clips, write_table
 
-from pretrain import packing
-from pretrain.packing import Options, pack
+from pretrain.packing import pack as packing
+from pretrain.packing.pack import Options, pack
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from wavlist_cases import content, list_of_25, manifest_of, run
 
-from pretrain import packing
-from pretrain.ordered_pool import IN_FLIGHT_PER_WORKER, WorkerDied, ordered_map
-from pretrain.packing import Options, pack
-from pretrain.transcode import Target
+from pretrain.packing import pack as packing
+from pretrain.packing.ordered_pool import IN_FLIGHT_PER_WORKER, WorkerDied, ordered_map
+from pretrain.packing.pack import Options, pack
+from pretrain.packing.transcode import Target
 
 DRIVER = """
 import json, multiprocessing, os, resource, signal, sys, time

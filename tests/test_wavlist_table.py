@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wavlist_cases import run, write_table
 
-from pretrain import file_list
-from pretrain.file_list import ListProblem, read_file_list, typed
+from pretrain.packing import file_list
+from pretrain.packing.file_list import ListProblem, read_file_list, typed
 
 
 def labels(path) -> list[dict]:

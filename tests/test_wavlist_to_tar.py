@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wavlist_cases import manifest_of, rejects_of, run, samples_of, write_clips, write_table
 
-from pretrain.packing import Options, pack
+from pretrain.packing.pack import Options, pack
 
 
 @pytest.fixture(scope="module")

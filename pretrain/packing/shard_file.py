@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from pretrain.transcode import Audio
+from pretrain.packing.transcode import Audio
 
 PARTIAL_SUFFIX = ".partial"
 GZIP_LEVEL = 6

@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
-from pretrain.file_list import FileList, read_file_list
-from pretrain.manifest import REMEDY, Manifest, Rejects, ResumeProblem, Shard
-from pretrain.ordered_pool import ordered_map
-from pretrain.output_folder import OutputFolder
-from pretrain.shard_file import Sample, write_shard
-from pretrain.transcode import UNTOUCHED, Audio, Job, Target, audio_for_shard
+from pretrain.packing.file_list import FileList, read_file_list
+from pretrain.packing.manifest import REMEDY, Manifest, Rejects, ResumeProblem, Shard
+from pretrain.packing.ordered_pool import ordered_map
+from pretrain.packing.output_folder import OutputFolder
+from pretrain.packing.shard_file import Sample, write_shard
+from pretrain.packing.transcode import UNTOUCHED, Audio, Job, Target, audio_for_shard
 
 log = logging.getLogger(__name__)
 

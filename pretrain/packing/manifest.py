@@ -17,7 +17,7 @@ from typing import Any
 
 import soundfile
 
-from pretrain.shard_file import WrittenShard, renamed_when_complete
+from pretrain.packing.shard_file import WrittenShard, renamed_when_complete
 
 LAYOUT = 1
 """Raised when the same options would give other bytes."""

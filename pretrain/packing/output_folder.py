@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pretrain.manifest import ResumeProblem
-from pretrain.shard_file import PARTIAL_SUFFIX
+from pretrain.packing.manifest import ResumeProblem
+from pretrain.packing.shard_file import PARTIAL_SUFFIX
 
 
 class OutputFolder:

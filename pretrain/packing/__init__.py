@@ -1,0 +1,1 @@
+"""Audio files -> shards: what `wavlist_to_tar` is made of."""

@@ -1,0 +1,1 @@
+"""Shards -> crops: what `pretrain.shards` is made of."""

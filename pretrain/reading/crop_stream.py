@@ -1,0 +1,224 @@
+"""One data worker: shards -> members, shuffled -> crops, shuffled -> batches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from pretrain.reading.decode import UnusableAudio, decode_crops
+from pretrain.reading.shard_order import Unit, drawn_units, units_of_pass
+from pretrain.reading.shuffle_buffer import shuffled
+from pretrain.reading.skip_log import SkipLog
+from pretrain.reading.tar_members import ShardFault, audio_members
+
+FILE_BUFFER_BYTES = 256 << 20
+"""Of encoded audio that waits to be decoded; long recordings would otherwise fill the memory."""
+SHARDS_IN_VAIN = 1000
+"""Drawn in a row without an audio member (or three times all shards), before a stream gives up."""
+MEMBERS_IN_VAIN = 1000
+"""In a row without a usable crop, before a stream that draws shards gives up."""
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What all streams of a run have in common.
+
+    Attributes:
+        urls: of the shards.
+        labels: their names in keys and messages.
+        weights: how often each is drawn, relative to the others.
+        n_streams: data workers of all processes.
+        batch_size: crops.
+        chunk_samples: samples of a crop.
+        sample_rate_hz: of the crops.
+        shuffle_crops: capacity of each shuffle buffer; 0: everything in order.
+        is_resampled: shards are drawn forever, with replacement.
+        is_last_dropped: a last, smaller batch is not given.
+        seed: of all shuffles.
+    """
+
+    urls: tuple[str, ...]
+    labels: tuple[str, ...]
+    weights: tuple[float, ...]
+    n_streams: int
+    batch_size: int
+    chunk_samples: int
+    sample_rate_hz: int
+    shuffle_crops: int
+    is_resampled: bool
+    is_last_dropped: bool
+    seed: int
+
+
+@dataclass
+class Batch:
+    """Crops to train on.
+
+    Attributes:
+        waveforms: float32, a crop in each row.
+        keys: their names: shard/member#number of the crop in it.
+        skipped: what was newly found unusable, by reason.
+    """
+
+    waveforms: Float[Tensor, "batch samples"]
+    keys: list[str]
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from where GPUs copy fastest; DataLoader calls this."""
+        return replace(self, waveforms=self.waveforms.pin_memory())
+
+
+class File(NamedTuple):
+    """An audio member of a shard, encoded."""
+
+    shard: int
+    member: int
+    name: str
+    data: bytes
+
+
+class Crop(NamedTuple):
+    """A crop of an audio member."""
+
+    shard: int
+    member: int
+    number: int
+    name: str
+    samples: Float[np.ndarray, " samples"]
+
+
+class CropStream:
+    """The crops of one stream. Its attributes are its exact position in them.
+
+    Args:
+        plan: what the streams have in common.
+        stream: which of them this is.
+        pass_index: which pass over the data; each is shuffled differently.
+
+    Attributes:
+        unit: the shard, or part of one, that is being read; None between two.
+        n_units: how many were begun.
+        next_member: index of the first member in it that was not read yet.
+        files: members that wait to be decoded.
+        open_file: the one whose crops are being taken; None between two.
+        next_crop: number of its first crop that was not taken yet.
+        crops: crops that wait to be given.
+        rng: draws shards and picks from both buffers.
+        skips: what could not be used.
+        n_left_over: crops of a last batch that was not given.
+    """
+
+    def __init__(self, plan: StreamPlan, stream: int, pass_index: int) -> None:
+        self.plan = plan
+        self.unit: Unit | None = None
+        self.n_units = 0
+        self.next_member = 0
+        self.files: list[File] = []
+        self.open_file: File | None = None
+        self.next_crop = 0
+        self.crops: list[Crop] = []
+        self.n_left_over = 0
+        if plan.is_resampled:
+            self.rng = np.random.default_rng([plan.seed, 0, 1 + stream])
+            self.units = drawn_units(np.array(plan.weights), self.rng)
+            self.skips = SkipLog(max(SHARDS_IN_VAIN, 3 * len(plan.urls)), MEMBERS_IN_VAIN)
+        else:
+            self.rng = np.random.default_rng([plan.seed, pass_index, 1 + stream])
+            order = np.random.default_rng([plan.seed, pass_index, 0]) if plan.shuffle_crops else None
+            self.units = iter(units_of_pass(len(plan.urls), plan.n_streams, stream, order))
+            self.skips = SkipLog(math.inf, math.inf)
+
+    def batches(self) -> Iterator[Batch]:
+        """The stream from where it is, in batches; the last may be smaller.
+
+        Raises:
+            NoUsableAudio: there is nothing to give, and more shards would not help.
+        """
+        size = self.plan.batch_size
+        crops = shuffled(self._decoded(), self.crops, self.plan.shuffle_crops, self.rng)
+        while True:
+            self.skips.start_waiting()
+            rows = list(itertools.islice(crops, size))
+            if not rows or (len(rows) < size and self.plan.is_last_dropped):
+                self.n_left_over = len(rows)
+                return
+            # In a worker, default_collate stacks them in memory that is shared with the trainer.
+            waveforms = default_collate([torch.from_numpy(row.samples) for row in rows])
+            keys = [f"{self.plan.labels[row.shard]}/{row.name}#{row.number}" for row in rows]
+            yield Batch(waveforms, keys, self.skips.take_new())
+
+    def crops_of(self, file: File) -> Iterator[Crop]:
+        """Decode a file.
+
+        Raises:
+            UnusableAudio: it cannot be decoded, or no further.
+        """
+        samples = decode_crops(file.data, self.plan.chunk_samples, self.plan.sample_rate_hz)
+        for number, crop in enumerate(samples):
+            yield Crop(file.shard, file.member, number, file.name, crop)
+
+    def _decoded(self) -> Iterator[Crop]:
+        """Crops in the order of the shuffled files."""
+        if self.open_file is not None:
+            yield from self._rest_of_open_file()
+        files = shuffled(
+            self._members(),
+            self.files,
+            self.plan.shuffle_crops,
+            self.rng,
+            size=lambda file: len(file.data),
+            max_size=FILE_BUFFER_BYTES,
+        )
+        for self.open_file in files:
+            self.next_crop = 0
+            yield from self._rest_of_open_file()
+
+    def _rest_of_open_file(self) -> Iterator[Crop]:
+        file = self.open_file
+        try:
+            for crop in itertools.islice(self.crops_of(file), self.next_crop, None):
+                self.next_crop += 1
+                self.skips.found_crop()
+                yield crop
+        except UnusableAudio as fault:
+            self.skips.add("members", fault.reason, f"{self.plan.labels[file.shard]}/{file.name}", fault)
+        self.open_file = None
+
+    def _members(self) -> Iterator[File]:
+        """Audio members in the order of the shards."""
+        while True:
+            if self.unit is None:
+                self.unit = next(self.units, None)
+                if self.unit is None:
+                    return
+                self.n_units += 1
+                self.next_member = 0
+            yield from self._rest_of_unit(self.unit)
+            self.unit = None
+
+    def _rest_of_unit(self, unit: Unit) -> Iterator[File]:
+        label, first = self.plan.labels[unit.shard], self.next_member
+        try:
+            for member in audio_members(
+                self.plan.urls[unit.shard], lambda index: index >= first and index % unit.parts == unit.part
+            ):
+                self.next_member = member.index + 1
+                self.skips.found_member()
+                if member.data is None:
+                    self.skips.add(
+                        "members", "link", f"{label}/{member.name}", "its audio is under another name"
+                    )
+                    continue
+                yield File(unit.shard, member.index, member.name, member.data)
+        except ShardFault as fault:
+            self.skips.add("shards", fault.reason, label, fault)

@@ -1,0 +1,117 @@
+"""A stream's exact position <-> a small record of numbers.
+
+The record holds no audio: what waits in the shuffle buffers is read again from its shards. Of
+the audio that was consumed, only the files of which crops still wait are decoded again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from pretrain.reading.crop_stream import Crop, CropStream, File
+from pretrain.reading.decode import UnusableAudio
+from pretrain.reading.shard_order import Unit
+from pretrain.reading.tar_members import ShardFault, audio_members
+
+
+def position_of(stream: CropStream) -> dict[str, Any]:
+    """The position after the last batch that the stream gave.
+
+    Returns:
+        Numbers and strings, JSON if need be: as it travels with each batch: about 10 kB with
+        buffers of 512.
+    """
+    file = stream.open_file
+    bits = stream.rng.bit_generator.state
+    return {
+        "n_units": stream.n_units,
+        "unit": [] if stream.unit is None else list(stream.unit),
+        "next_member": stream.next_member,
+        "files": _in_words([file[:2] for file in stream.files]),
+        "open_file": [] if file is None else [file.shard, file.member, stream.next_crop],
+        "crops": _in_words([crop[:3] for crop in stream.crops]),
+        "rng": [hex(bits["state"]["state"]), hex(bits["state"]["inc"]), bits["has_uint32"], bits["uinteger"]],
+    }
+
+
+def go_to(stream: CropStream, position: dict[str, Any]) -> None:
+    """Put a new stream where `position_of` was taken.
+
+    Audio that cannot be found again is left out and counted.
+    """
+    if not stream.plan.is_resampled:
+        next(itertools.islice(stream.units, position["n_units"], position["n_units"]), None)
+    stream.n_units = position["n_units"]
+    stream.unit = Unit(*position["unit"]) if position["unit"] else None
+    stream.next_member = position["next_member"]
+    files = _from_words(position["files"])
+    crops = _from_words(position["crops"])
+    *open_file, stream.next_crop = position["open_file"] or [0]
+    _read_again(stream, files, tuple(open_file), crops)
+    state, increment, has_uint32, uinteger = position["rng"]
+    stream.rng.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": int(state, 16), "inc": int(increment, 16)},
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
+
+
+def _read_again(
+    stream: CropStream, files: list[tuple[int, ...]], open_file: tuple[int, ...], crops: list[tuple[int, ...]]
+) -> None:
+    """Fill the stream's buffers with the files and crops of these numbers."""
+    file_numbers = {*files, open_file} - {()}
+    crop_numbers: dict[tuple[int, ...], set[int]] = defaultdict(set)
+    for shard, member, number in crops:
+        crop_numbers[shard, member].add(number)
+    found_files: dict[tuple[int, ...], File] = {}
+    found_crops: dict[tuple[int, ...], Crop] = {}
+    for file in _read_files(stream, {*file_numbers, *crop_numbers}):
+        if file[:2] in file_numbers:
+            found_files[file[:2]] = file
+        for crop in _decode_again(stream, file, crop_numbers.get(file[:2], set())):
+            found_crops[crop[:3]] = crop
+    stream.files = [found_files[numbers] for numbers in files if numbers in found_files]
+    stream.open_file = found_files.get(open_file)
+    stream.crops = [found_crops[numbers] for numbers in crops if numbers in found_crops]
+    n_lost = len(files) + bool(open_file) + len(crops)
+    n_lost -= len(stream.files) + (stream.open_file is not None) + len(stream.crops)
+    for _ in range(n_lost):
+        stream.skips.add("members", "not found again", "a file or crop that waited", "its shard has changed")
+
+
+def _read_files(stream: CropStream, numbers: Iterable[tuple[int, ...]]) -> Iterable[File]:
+    members_of: dict[int, set[int]] = defaultdict(set)
+    for shard, member in numbers:
+        members_of[shard].add(member)
+    for shard, members in sorted(members_of.items()):
+        try:
+            for member in audio_members(stream.plan.urls[shard], members.__contains__, stop=max(members) + 1):
+                if member.data is not None:
+                    yield File(shard, member.index, member.name, member.data)
+        except ShardFault as fault:
+            stream.skips.add("shards", fault.reason, stream.plan.labels[shard], fault)
+
+
+def _decode_again(stream: CropStream, file: File, numbers: set[int]) -> Iterable[Crop]:
+    if not numbers:
+        return
+    try:
+        for crop in itertools.islice(stream.crops_of(file), max(numbers) + 1):
+            if crop.number in numbers:
+                yield crop
+    except UnusableAudio as fault:
+        name = f"{stream.plan.labels[file.shard]}/{file.name}"
+        stream.skips.add("members", fault.reason, name, fault)
+
+
+def _in_words(rows: list[tuple[int, ...]]) -> str:
+    return " ".join([",".join(map(str, row)) for row in rows])
+
+
+def _from_words(words: str) -> list[tuple[int, ...]]:
+    return [tuple(map(int, word.split(","))) for word in words.split()]

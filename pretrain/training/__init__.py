@@ -1,0 +1,1 @@
+"""Steps, schedules, states: what `pretrain.train` is made of."""

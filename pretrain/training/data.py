@@ -1,0 +1,111 @@
+"""The stream of training batches of one process: pass after pass, and where it stands."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+from pretrain.reading.count_crops import count_crops
+from pretrain.reading.sources import parse_sources
+from pretrain.shards import Batch, CropBatches, NoUsableAudio
+from pretrain.training.config import PretrainConfig
+from pretrain.training.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingData:
+    """This process's share of `train_data`.
+
+    Args:
+        config: names the data, crops and batches.
+        processes: of the run.
+        is_for_gpu: give batches in page-locked memory.
+    """
+
+    def __init__(self, config: PretrainConfig, processes: Processes, is_for_gpu: bool) -> None:
+        self.config, self.processes = config, processes
+        self.sources = parse_sources(config.train_data)
+        self.batches = CropBatches(
+            self.sources,
+            batch_size=config.batch_size,
+            chunk_samples=config.chunk_samples,
+            sample_rate_hz=config.sample_rate,
+            shuffle_crops=config.crop_shuffle,
+            resampled=config.resampled,
+            seed=config.seed,
+            rank=processes.rank,
+            n_ranks=processes.count,
+            n_workers=config.num_workers,
+            pin_memory=is_for_gpu,
+        )
+        self._skipped_before: Counter[str] = Counter()
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of all sources."""
+        return sum(len(source.urls) for source in self.sources)
+
+    def planned_iterations(self) -> int:
+        """Of the whole run; where an epoch is one pass, as many as the files' headers promise."""
+        config = self.config
+        if config.epoch_length is not None:
+            return config.epochs * config.epoch_length
+        urls = [url for source in self.sources for url in source.urls]
+        own_crops = count_crops(
+            urls[self.processes.rank :: self.processes.count],
+            config.chunk_samples,
+            config.sample_rate,
+            shows_progress=self.processes.rank == 0,
+        )
+        (crops,) = self.processes.sums([own_crops])
+        clips = config.batch_size * config.gradient_accumulation * self.processes.count
+        return config.epochs * max(1, math.ceil(crops / clips))
+
+    def open(self, data_pass: int, position: Any = None, skipped: dict[str, int] | None = None) -> None:
+        """Begin a pass, or go on in it.
+
+        Args:
+            data_pass: its number; the shuffles depend on it.
+            position: what `position` gave; None for the beginning.
+            skipped: what had been left out before, on all processes.
+        """
+        self.batches.set_pass(data_pass)
+        if position is not None:
+            try:
+                self.batches.load_state_dict(position)
+            except ValueError as error:
+                logger.warning("The current pass over the data begins again: %s", error)
+                position = None
+        if skipped and position is None:
+            self._skipped_before = Counter(skipped)
+        self._stream = iter(self.batches)
+        self._clips_of_pass = 0 if position is None else 1
+
+    def take(self, n_batches: int) -> list[Batch]:
+        """The next batches; fewer, or none, where this process's share of the pass ends."""
+        return list(islice(self._stream, n_batches))
+
+    def count(self, clips: float) -> None:
+        """Note how many clips all processes have taken together.
+
+        Raises:
+            NoUsableAudio: the pass is over, and there was not one.
+        """
+        self._clips_of_pass += clips
+        if not self._clips_of_pass:
+            raise NoUsableAudio(
+                f"not one clip of train_data {self.config.train_data} could be used; left out: "
+                f"{self.skipped() or 'nothing, the shards are empty'}"
+            )
+
+    def position(self) -> Any:
+        """Where this process stands: after the last batch that was taken."""
+        return self.batches.state_dict()
+
+    def skipped(self) -> dict[str, int]:
+        """What all processes have left out since the run began, by reason; all must call this."""
+        return dict(self._skipped_before + self.processes.merged(self.batches.skipped_total))

@@ -1,0 +1,81 @@
+"""The encoders that a run leaves behind: each a HEAR checkpoint and a published `.pt`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from hear_dasheng.checkpoint import load_encoder
+from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
+from hear_dasheng.encoder import Encoder
+from hear_dasheng.export import export
+from pretrain.training.run_folder import RunFolderError, written_whole
+
+logger = logging.getLogger(__name__)
+
+BEST = "best"
+
+
+def write_encoder(encoder: Encoder, path: Path) -> None:
+    """Write `path` (a checkpoint folder) and `path`.pt (the published form), replacing older ones."""
+    for target, layout in ((path, "huggingface"), (path.with_name(f"{path.name}.pt"), "published")):
+        with written_whole(target) as partial:
+            export(encoder, partial, layout)
+
+
+def publish(source: Path, run_dir: Path) -> None:
+    """Make the encoder in the folder `source` the run's own: `load_model(run_dir)` gives it.
+
+    The configuration is the same for all encoders of a run, so that the weights alone are exchanged, at once.
+    """
+    names = [path.name for path in source.iterdir() if path.name != WEIGHTS_FILE]
+    for name in [CONFIG_FILE, *(n for n in names if n != CONFIG_FILE), WEIGHTS_FILE]:
+        with written_whole(run_dir / name) as partial:
+            try:
+                os.link(source / name, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source / name, partial)
+
+
+def is_among_best(best: list[list], score: float, name: str, n_saved: int) -> bool:
+    """Enter a score into the list of the best, highest first; True if it stays there.
+
+    The encoders that it pushes out are removed by `remove_others`, once the list is saved.
+    """
+    entered = [*(entry for entry in best if entry[1] != name), [score, name]]
+    best[:] = sorted(entered, key=lambda entry: -entry[0])[:n_saved]
+    return any(entry[1] == name for entry in best)
+
+
+def remove_others(best: list[list], run_dir: Path) -> None:
+    """Remove the encoders that are not among the best."""
+    kept = {name for _, name in best}
+    for path in (run_dir / BEST).glob("*"):
+        if path.name.removesuffix(".pt") not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def average(folders: list[Path]) -> Encoder:
+    """The mean of encoders' weights; counters are the first one's.
+
+    Source: the published trainer's final step (which adds the counters up).
+
+    Raises:
+        RunFolderError: there are none.
+    """
+    if not folders:
+        raise RunFolderError("there is no encoder to average")
+    encoders = [load_encoder(folder) for folder in folders]
+    states = [encoder.state_dict() for encoder in encoders]
+    mean = {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in states[0].items()
+    }
+    encoders[0].load_state_dict(mean)
+    return encoders[0]

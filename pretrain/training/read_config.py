@@ -1,0 +1,179 @@
+"""A YAML file and command-line options -> a checked `PretrainConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from pretrain.training.config import PretrainConfig
+
+FIELDS = {field.name for field in dataclasses.fields(PretrainConfig)}
+WRITTEN_BY_THE_PUBLISHED_TRAINER = ("config_file", "outputdir")
+"""Keys that its own checkpoints' configs hold beside a user's; they mean nothing in a file."""
+SHIPPED = Path(__file__).parent.parent / "configs"
+NESTED = ("model_args", "optimizer_args")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be; the message names the key, the value and a valid one."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as in YAML 1.2 and every user's mind."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML value; raises `ConfigError` for what is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {error}") from error
+
+
+def read_config(path: str | Path, options: Sequence[str] = ()) -> PretrainConfig:
+    """Read a config file; options given as `--key value` or `--key=value` override it.
+
+    Args:
+        path: a YAML file, the published ones included, or the name of one in `pretrain/configs/`.
+        options: e.g. ["--batch_size", "8", "--optimizer_args.lr=1e-4"].
+
+    Raises:
+        ConfigError: unreadable file, unknown key, impossible value.
+    """
+    path = _shipped_or_own(Path(path))
+    try:
+        values = parse_yaml(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the config {path}: {error.strerror}; give a YAML file, or one of "
+            f"{', '.join(sorted(shipped.stem for shipped in SHIPPED.glob('*.yaml')))}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines, not {type(values).__name__}")
+    for key in WRITTEN_BY_THE_PUBLISHED_TRAINER:
+        values.pop(key, None)
+    for dotted, value in parse_options(options).items():
+        key, _, inner = dotted.partition(".")
+        if inner and key in NESTED:
+            values[key] = {**(values.get(key) or {}), inner: value}
+        else:
+            values[dotted] = value
+    return config_of(values, str(path))
+
+
+def _shipped_or_own(path: Path) -> Path:
+    shipped = SHIPPED / f"{path}.yaml"
+    return shipped if len(path.parts) == 1 and not path.exists() and shipped.exists() else path
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Command-line options as keys and YAML values.
+
+    >>> parse_options(["--batch-size", "8", "--optimizer_args.lr=1e-4"])
+    {'batch_size': 8, 'optimizer_args.lr': 0.0001}
+    """
+    values: dict[str, Any] = {}
+    remaining = list(options)
+    while remaining:
+        option = remaining.pop(0)
+        if not option.startswith("--"):
+            raise ConfigError(f"{option!r} is not an option; write --key value")
+        key, separator, text = option[2:].partition("=")
+        if not separator:
+            if not remaining:
+                raise ConfigError(f"--{key} has no value; write --{key} VALUE")
+            text = remaining.pop(0)
+        values[key.replace("-", "_")] = parse_yaml(text)
+    return values
+
+
+def config_of(values: Mapping[str, Any], source: str = "the config") -> PretrainConfig:
+    """Check values and make a config of them."""
+    check_keys(values, FIELDS, source)
+    try:
+        config = PretrainConfig(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in _problems(error))) from None
+    for check in (_check_data, _check_group, _check_optimizer):
+        check(config, source)
+    return config
+
+
+def check_keys(keys: Iterable[str], valid: Iterable[str], source: str) -> None:
+    """Refuse keys that mean nothing, naming the nearest that does."""
+    valid = sorted(valid)
+    for key in keys:
+        if key not in valid:
+            nearest = difflib.get_close_matches(str(key), valid, n=1, cutoff=0)[0]
+            raise ConfigError(f"{source}: there is no key {key!r}; the nearest is {nearest!r}")
+
+
+def _problems(error: ValidationError) -> list[str]:
+    problems = {}
+    for detail in error.errors():
+        key = str(detail["loc"][0])
+        reason = (
+            detail["msg"].replace("Input should be", "it must be").replace("Field required", "is missing")
+        )
+        given = "" if detail["type"] == "missing" else f" is {detail['input']!r}:"
+        problems.setdefault(key, f"{key}{given} {reason}")
+    return list(problems.values())
+
+
+def _check_data(config: PretrainConfig, source: str) -> None:
+    for key in ("train_data", "cv_data"):
+        if not getattr(config, key):
+            raise ConfigError(
+                f"{source}: {key} is empty; list tar shards, e.g. shards/train_{{0000..0009}}.tar"
+            )
+    if config.resampled and config.epoch_length is None:
+        raise ConfigError(
+            f"{source}: epoch_length is null, but resampled data never end; "
+            "give a number or `resampled: false`"
+        )
+    if config.score_function[0] == "kNN" and config.knn_data is None:
+        raise ConfigError(f"{source}: score_function is kNN, but knn_data names no folder")
+
+
+def _check_group(config: PretrainConfig, source: str) -> None:
+    group = config.model_args.get("group_masking", False)
+    if not isinstance(group, int) or config.mask_group < 1:
+        raise ConfigError(f"{source}: group_masking is {group!r}: it must be true, false or a number from 1")
+
+
+def _check_optimizer(config: PretrainConfig, source: str) -> None:
+    kind = optimizer_class(config.optimizer, source)
+    arguments = inspect.signature(kind).parameters
+    check_keys(
+        config.optimizer_args, set(arguments) - {"params"}, f"{source}: optimizer_args of {kind.__name__}"
+    )
+    rate = config.optimizer_args.get("lr")
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
+        raise ConfigError(f"{source}: optimizer_args.lr is {rate!r}: it must be a number above 0")
+
+
+def optimizer_class(name: str, source: str = "the config") -> type[torch.optim.Optimizer]:
+    """The class of torch.optim behind a name, itself or the 8-bit one's 32-bit namesake."""
+    plain = name.removesuffix("8bit")
+    kind = getattr(torch.optim, plain, None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        names = [key for key, value in vars(torch.optim).items() if isinstance(value, type)]
+        nearest = difflib.get_close_matches(plain, names, n=1, cutoff=0)[0]
+        raise ConfigError(
+            f"{source}: optimizer is {name!r}, which torch.optim lacks; the nearest is {nearest!r}"
+        )
+    return kind

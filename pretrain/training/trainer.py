@@ -1,0 +1,168 @@
+"""The training loop: batches in, steps, and now and then a look back and a saved state."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from hear_dasheng.precision import fp32_arithmetic
+from pretrain.masked_autoencoder import MaskedAutoencoder
+from pretrain.training.build import new_model, new_moving_average
+from pretrain.training.config import PretrainConfig
+from pretrain.training.data import TrainingData
+from pretrain.training.encoders import remove_others
+from pretrain.training.epoch_end import EpochEnd
+from pretrain.training.journal import Journal
+from pretrain.training.optimizer_step import OptimizerStep, StepReport
+from pretrain.training.optimizers import new_optimizer
+from pretrain.training.processes import Processes, StopRequest
+from pretrain.training.schedule import new_schedule
+from pretrain.training.state import Progress, TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One run, in one of its processes.
+
+    Args:
+        config: what to train, on what.
+        run_dir: where everything goes.
+        accelerator: from `new_accelerator`.
+    """
+
+    def __init__(self, config: PretrainConfig, run_dir: Path, accelerator: Accelerator) -> None:
+        self.config, self.run_dir, self.accelerator = config, run_dir, accelerator
+        self.processes = Processes.of_this_run()
+        self.progress = Progress()
+        self.data = TrainingData(config, self.processes, is_for_gpu=accelerator.device.type == "cuda")
+        self.schedule = new_schedule(config, self.data.planned_iterations())
+        bare_model = new_model(config)
+        self.epoch_end = EpochEnd(config, run_dir, accelerator, self.processes, bare_model)
+        self.model, optimizer = accelerator.prepare(bare_model, new_optimizer(bare_model, config))
+        self.ema = new_moving_average(bare_model, config)
+        self.step = OptimizerStep(
+            config, accelerator, self.model, bare_model, optimizer, self.schedule, self.ema, self.processes
+        )
+        self.state = TrainingState(run_dir, accelerator, self.ema)
+        self._unread: StepReport | None = None
+        self._unlogged = [0.0, 0.0]
+        self._introduce(bare_model)
+
+    def _introduce(self, model: MaskedAutoencoder) -> None:
+        """Log what is about to be trained, on what."""
+        encoder, decoder = (
+            sum(parameter.numel() for parameter in part.parameters()) / 1e6
+            for part in (model.encoder, model.decoder)
+        )
+        config, accelerator = self.config, self.accelerator
+        precision = accelerator.mixed_precision.replace("no", "fp32")
+        logger.info("Run folder: %s", self.run_dir)
+        logger.info("%s: %.1f M parameters, and %.1f M of the decoder", config.model, encoder, decoder)
+        logger.info(
+            "%d iterations of %d x %d crops of %g s, from %d shards; %d process(es) on %s, precision %s",
+            self.schedule.iterations,
+            self.processes.count,
+            config.batch_size * config.gradient_accumulation,
+            config.chunk_length,
+            self.data.n_shards,
+            self.processes.count,
+            accelerator.device,
+            precision,
+        )
+
+    def run(self, resume: bool, stop: StopRequest) -> bool:
+        """Train to the end, True; or until a process was told to stop, and save the state, False."""
+        progress = self.progress
+        own = (self.state.load(progress) if resume else None) or {}
+        self._unlogged = own.get("unlogged", self._unlogged)
+        self.data.open(progress.data_pass, own.get("position"), progress.skipped)
+        self._started = time.monotonic() - progress.trained_s
+        is_fp32 = self.accelerator.mixed_precision == "no"
+        self.journal = Journal(self.run_dir, self.accelerator, progress.iteration, self.schedule.iterations)
+        try:
+            with fp32_arithmetic(allow_tf32=False) if is_fp32 else nullcontext():
+                self.model.train()
+                while progress.epoch < self.config.epochs:
+                    if self._advance(stop) and progress.epoch < self.config.epochs:
+                        self._save()
+                        self.epoch_end.write_last(self.model)
+                        logger.info("Stopped after %d iterations; --resume goes on", progress.iteration)
+                        return False
+            self.epoch_end.finish(progress)
+            return True
+        finally:
+            self.journal.close()
+
+    def _advance(self, stop: StopRequest) -> bool:
+        """One iteration, with the end of the epoch if it is the last; True if a process was told to stop."""
+        config, progress = self.config, self.progress
+        batches = self.data.take(config.gradient_accumulation)
+        own_clips = sum(len(batch.keys) for batch in batches)
+        clips, stops = self.processes.sums([own_clips, stop.signal is not None])
+        self.data.count(clips)
+        if clips:
+            report = self.step(progress.iteration, batches, clips)
+            progress.iteration += 1
+            progress.audio_s += clips * config.chunk_length
+            self._read()
+            self._unread = report
+            is_epoch_over = progress.iteration - progress.epoch_start == config.epoch_length
+            if progress.iteration % config.log_every == 0 or is_epoch_over:
+                self._log()
+            if config.save_every and progress.iteration % config.save_every == 0 and not is_epoch_over:
+                self._save()
+        else:
+            progress.data_pass += 1
+            self.data.open(progress.data_pass)
+            is_epoch_over = config.epoch_length is None
+        if is_epoch_over:
+            self._end_epoch()
+        return stops > 0
+
+    def _read(self) -> None:
+        """Look at the loss of the step before the last, for which no device need be waited for."""
+        report, self._unread = self._unread, None
+        if report is None:
+            return
+        loss_sum = report.loss_sum()
+        self._unlogged[0] += loss_sum
+        self._unlogged[1] += report.clips
+        audio_s = self.progress.audio_s / self.progress.iteration
+        self.journal.step(loss_sum / max(report.clips, 1), report.lr, audio_s)
+
+    def _log(self) -> None:
+        """Write a line of metrics, means since the line before."""
+        report = self._unread
+        self._read()
+        total, clips = self.processes.sums(self._unlogged)
+        self._unlogged = [0.0, 0.0]
+        values = {"loss": total / clips, "lr": report.lr, "epoch": self.progress.epoch}
+        if report.grad_norm is not None:
+            values["grad_norm"] = float(report.grad_norm)
+        hours = self.progress.audio_s / 3600
+        skipped = self.data.skipped()
+        self.journal.write(self.progress.iteration, **values, audio_h=round(hours, 4), skipped=skipped)
+        if skipped != self.progress.skipped:
+            logger.warning("Left out so far: %s", ", ".join(f"{n} x {why}" for why, n in skipped.items()))
+            self.progress.skipped = skipped
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        self._read()
+        progress.epoch += 1
+        progress.epoch_start = progress.iteration
+        self.epoch_end(self.model, self.ema, progress, self.journal)
+        self._save()
+
+    def _save(self) -> None:
+        """Write the state, then let go of encoders that are no longer among the best."""
+        self._read()
+        self.progress.trained_s = time.monotonic() - self._started
+        self.state.save(self.progress, {"position": self.data.position(), "unlogged": self._unlogged})
+        if self.accelerator.is_main_process:
+            remove_others(self.progress.best, self.run_dir)
