@@ -45,7 +45,7 @@ EXTRAS["test"] = [
 setup(
     name="hear_dasheng",
     version=VERSION,
-    description="Dasheng audio encoders as HEAR modules: embed, validate and score on today's Python",
+    description="Dasheng audio encoders: pretrain them, embed with them as HEAR modules, validate and score",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,7 +1,7 @@
 """Tar shards -> batches of crops, the same on every run, from any position on.
 
-Read `pretrain/reading/sources.py` (what to read), `pretrain/reading/crop_stream.py` (what one data worker does)
-and `pretrain/reading/decode.py` first.
+Read `pretrain/reading/sources.py` (what to read), `crop_stream.py` (what one data worker does) and
+`decode.py` there first.
 """
 
 from __future__ import annotations

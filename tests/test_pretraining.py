@@ -201,6 +201,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
     assert not (tmp_path / "run_0/states").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp16"}, "fp16 needs a GPU; on a CPU choose bf16 or fp32"),
+        ({"trackers": ["tensorbord"]}, "Unsupported logging capability: tensorbord"),
+        ({"ema_decay": 0.9, "fsdp": True}, "ema_decay does not work with fsdp"),
+        ({"warmup_iters": 4}, "the warm-up of 4 iterations is longer than the run's 3"),
+    ],
+)
+def test_what_this_machine_or_run_cannot_do_is_said(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        quick(tmp_path, **changes)
+
+
 @pytest.mark.parametrize("resampled", [True, False])
 def test_data_that_all_fail_stop_the_run(tmp_path, resampled):
     write_shards(tmp_path)

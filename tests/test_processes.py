@@ -40,7 +40,7 @@ def _as_rank(rank: int, count: int, port: int, task, arguments) -> None:
 
 
 def on_processes(task, *arguments, count: int = 2) -> None:
-    """Run a function on several processes, as `accelerate launch` would, within 100 s."""
+    """Run a function on several processes, as a launcher would, within four minutes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,7 +50,7 @@ def on_processes(task, *arguments, count: int = 2) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join(240)
     still_running = [process for process in processes if process.is_alive()]
     for process in still_running:
         process.kill()

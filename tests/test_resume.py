@@ -58,10 +58,12 @@ WEIGHTS = (
     "last/model.safetensors",
     "ema/model.safetensors",
 )
+WORKERS = {0: "no workers", 2: "2 workers"}.get
+ALONE = pytest.mark.parametrize("uninterrupted", [0], indirect=True, ids=WORKERS)
 TIMES = ("validation_s",)
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["no workers", "2 workers"])
+@pytest.fixture(scope="module", params=[0, 2], ids=WORKERS)
 def uninterrupted(request, tmp_path_factory) -> tuple[Path, Path]:
     """A config file and the folder of its complete run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
@@ -109,7 +111,9 @@ def test_a_run_killed_again_and_again_ends_bit_identical(uninterrupted, tmp_path
     assert len(list((run / "states").iterdir())) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("uninterrupted", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)], indirect=["uninterrupted"]
+)
 def test_a_stopped_run_saves_ends_cleanly_and_goes_on(uninterrupted, tmp_path, number):
     config, expected = uninterrupted
     run = tmp_path / "run"
@@ -133,6 +137,7 @@ def test_a_stopped_run_saves_ends_cleanly_and_goes_on(uninterrupted, tmp_path, n
     assert_same_run(run, expected)
 
 
+@ALONE
 def test_a_disk_that_fills_leaves_the_state_before_intact(tmp_path, uninterrupted, monkeypatch):
     config, expected = uninterrupted
     run = tmp_path / "run"
@@ -159,6 +164,7 @@ def test_a_disk_that_fills_leaves_the_state_before_intact(tmp_path, uninterrupte
     assert_same_run(run, expected)
 
 
+@ALONE
 def test_a_folder_with_a_run_is_not_overwritten(uninterrupted):
     config, run = uninterrupted
     result = run_command("pretrain", str(config), "--run_dir", str(run), cwd=run)
@@ -166,6 +172,7 @@ def test_a_folder_with_a_run_is_not_overwritten(uninterrupted):
     assert "holds a run already: continue it with --resume" in result.stderr
 
 
+@ALONE
 def test_a_complete_run_resumed_stays_what_it_is(uninterrupted):
     config, run = uninterrupted
     before = {path: path.read_bytes() for path in run.rglob("*.safetensors")}

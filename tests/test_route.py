@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -12,7 +14,7 @@ from eval_recipes.results import primary_score
 
 
 def test_from_audio_files_to_scores(tmp_path):
-    """An archive of three tasks -> import -> validate -> embed -> score, with a fresh checkpoint."""
+    """Audio -> shards -> a pretrained checkpoint; an archive of tasks -> import -> validate, embed, score."""
     source = tmp_path / "source"
     synthetic_tasks.scene_multiclass(source, clips_per_fold=6)
     synthetic_tasks.scene_multilabel(source, clips=(12, 6, 6))
@@ -26,7 +28,12 @@ def test_from_audio_files_to_scores(tmp_path):
         return result.stdout
 
     run("tasks", "import", "hear.tar.gz")
-    run("init", "tiny", "checkpoint")
+    pack = ["-m", "pretrain.wavlist_to_tar", "audio.tsv", "shards", "--size_per_file", "16", "-n", "1"]
+    synthetic_tasks.unlabelled_audio(tmp_path / "audio", clips=24)
+    subprocess.run([sys.executable, *pack], cwd=tmp_path, check=True, capture_output=True)
+    data = ["--train_data", "shards/audio_0000000.tar", "--cv_data", "shards/audio_0000001.tar"]
+    short = ["--epochs", "1", "--epoch_length", "3", "--warmup_iters", "0", "--batch_size", "4"]
+    run("pretrain", "demo", *data, *short, "--run_dir", "checkpoint")
     assert "Looks good!" in run("validate", "hear_dasheng", "--model", "checkpoint")
     run(
         "heareval",

@@ -70,7 +70,7 @@ def decode_crops(
             blocks = _mono_blocks(audio, chunk_samples, sample_rate_hz)
             if audio.samplerate != sample_rate_hz:
                 blocks = _resampled(blocks, audio.samplerate, sample_rate_hz)
-            # One more than can be there, as soxr may round up; at the same rate this is exact.
+            # soxr rounds, so this may be one too many; at the same rate it is exact
             expected_samples = math.ceil(audio.frames * sample_rate_hz / audio.samplerate)
             for crop in _consecutive(blocks, chunk_samples, max(1, expected_samples // chunk_samples)):
                 if not audio.subtype.startswith("PCM"):  # whole numbers cannot be wrong

@@ -56,7 +56,7 @@ def new_accelerator(config: PretrainConfig, run_dir: Path) -> Accelerator:
             reshard_after_forward=True,
         )
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=must_use_cpu(),
             mixed_precision=MIXED_PRECISION[config.precision],
             log_with=config.trackers or None,
@@ -69,6 +69,16 @@ def new_accelerator(config: PretrainConfig, run_dir: Path) -> Accelerator:
         raise ConfigError(
             f"precision {config.precision!r} and trackers {config.trackers}: {error}"
         ) from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
+    unknown = set(config.trackers) - {tracker.value for tracker in accelerator.log_with if tracker} - {"all"}
+    if unknown:
+        raise ConfigError(
+            f"trackers {sorted(unknown)} are not installed here; install them, or leave them out"
+        )
+    if config.ema_decay is not None and config.fsdp:
+        raise ConfigError("ema_decay does not work with fsdp: no process holds the whole encoder")
+    return accelerator
 
 
 def encoder_config(config: PretrainConfig) -> EncoderConfig:
