@@ -17,6 +17,7 @@ EXTRAS = {
     "pretraining": [
         "accelerate>=1.10",
         "aiohttp",  # fsspec's HTTP
+        "braceexpand",
         "fsspec",
         "matplotlib",
         "pandas",
@@ -25,7 +26,6 @@ EXTRAS = {
         "s3fs",
         "scikit-learn",
         "tensorboard",
-        "torchdata>=0.11",
         "webdataset>=1.0",
     ],
     "evaluation": [*OFFICIAL["NEEDED_BY_TOOLS"], *TORCH_BESIDE_TORCHAUDIO, "librosa>=0.10"],
