@@ -15,11 +15,13 @@ SOFTMAX_ROW = 32
 
 
 class Linear(nn.Linear):
-    """A linear layer that computes in the precision of its own weights."""
+    """A linear layer that computes in the precision of its own weights, or of autocast."""
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """Multiply and add, with the input cast to the weights."""
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        """Multiply and add, with the input cast to the weights; autocast casts both by itself."""
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.weight.dtype)
+        return F.linear(x, self.weight, self.bias)
 
 
 def attend(

@@ -33,7 +33,7 @@ FORKED.set_forkserver_preload(["pretrain.train", "safetensors.torch", "accelerat
 
 def _as_rank(rank: int, count: int, port: int, task, arguments) -> None:
     torch.set_num_threads(1)
-    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     os.environ.update(addresses | {name: str(value) for name, value in ranks.items()})
     task(*arguments)
