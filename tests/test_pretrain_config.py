@@ -157,7 +157,8 @@ def test_a_model_that_cannot_be_built_is_refused_by_name(changes, message):
 
 def test_a_config_that_ships_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert read_config("dasheng_base").batch_size == 256
+    (tmp_path / "demo").mkdir()
+    assert (read_config("dasheng_base").batch_size, read_config("demo").batch_size) == (256, 32)
     write = tmp_path / "dasheng_base"
     write.write_text(yaml.safe_dump(MINIMAL))
     assert read_config("dasheng_base").batch_size == 32, "one's own file comes first"

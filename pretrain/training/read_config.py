@@ -77,7 +77,7 @@ def read_config(path: str | Path, options: Sequence[str] = ()) -> PretrainConfig
 
 def _shipped_or_own(path: Path) -> Path:
     shipped = SHIPPED / f"{path}.yaml"
-    return shipped if len(path.parts) == 1 and not path.exists() and shipped.exists() else path
+    return shipped if len(path.parts) == 1 and not path.is_file() and shipped.exists() else path
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
