@@ -34,7 +34,8 @@ CAVEAT = f"""
 Higher is better. Both Dasheng encoders are tiny. The weights of the untrained one are random numbers,
 so that its scores say what the architecture alone gives. The pretrained one began with such numbers and
 has listened for a few minutes, without any label, to {PRETRAINING_CLIPS} clips of the tasks' kinds of sound;
-the released models have listened to 272 000 hours. The probes were searched over {GRID_POINTS} grid points,
+the released models have listened to 272 000 hours. So short a training need not beat random weights
+under probes as small as these. The probes were searched over {GRID_POINTS} grid points,
 not heareval's 8, and the tasks are toys: nothing here can be compared with published HEAR scores.
 For a real model and real tasks, see README.md."""
 
