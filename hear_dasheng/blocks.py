@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hear_dasheng import cpu_training
+
 LAYER_NORM_EPS = 1e-6
 SOFTMAX_ROW = 32
 
@@ -21,6 +23,8 @@ class Linear(nn.Linear):
         """Multiply and add, with the input cast to the weights; autocast casts both by itself."""
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.weight.dtype)
+            if cpu_training.can_use_onednn(x, self.weight):
+                return cpu_training.OneDnnLinear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -32,8 +36,9 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "windows heads tokens width"]:
     """Scaled dot-product attention, torch's fused kernel wherever that is fastest."""
-    is_inference = not dropout and not torch.is_grad_enabled()
-    if is_inference and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        if dropout or torch.is_grad_enabled():
+            return cpu_training.attend_bfloat16(q, k, v, is_valid, dropout)
         return attend_bfloat16_on_cpu(q, k, v, is_valid)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=is_valid, dropout_p=dropout)
 

@@ -16,6 +16,7 @@ from conftest import run_command
 from pretraining_data import settings, write_config, write_shards
 from safetensors.torch import load_file
 
+from eval_recipes import provenance
 from pretrain.train import train
 from pretrain.training import state as training_state
 from pretrain.training.optimizer_step import OptimizerStep
@@ -176,8 +177,10 @@ def test_a_folder_with_a_run_is_not_overwritten(uninterrupted):
 def test_a_complete_run_resumed_stays_what_it_is(uninterrupted):
     config, run = uninterrupted
     before = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    identity = provenance.checkpoint_identity(str(run))
     assert train(read_config(config, ["--run_dir", str(run)]), config, resume=True) is None
     assert before == {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    assert provenance.checkpoint_identity(str(run)) == identity, "its scores would be taken for another's"
 
 
 def test_resume_without_a_name_finds_the_newest_run(tmp_path):
