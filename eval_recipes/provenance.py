@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hear_dasheng.checkpoint_files import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE
+
 PACKAGES = (
     "hear_dasheng",
     "hearvalidator",
@@ -44,11 +46,21 @@ def sha256_of(path: Path) -> str:
 
 
 def checkpoint_identity(model: str | None) -> dict[str, str]:
-    """Path and hash of a checkpoint; of none, that the module chose its own weights."""
+    """Path and hash of a checkpoint; of none, that the module chose its own weights.
+
+    Of a folder in Hugging Face's layout only the configuration and the weights count: beside
+    them a run keeps its logs, which grow when it is resumed though the encoder stays.
+    """
     if not model:
         return {"model": "the module's default", "sha256": ""}
     path = Path(model)
-    return {"model": model, "sha256": sha256_of(path) if path.exists() else ""}
+    if not path.exists():
+        return {"model": model, "sha256": ""}
+    names = (CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE)
+    if not (path / WEIGHTS_FILE).is_file():
+        return {"model": model, "sha256": sha256_of(path)}
+    hashes = [f"{name} {sha256_of(path / name)}" for name in names if (path / name).is_file()]
+    return {"model": model, "sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 
 
 def task_identity(task_dir: Path) -> str:
