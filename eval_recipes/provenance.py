@@ -16,8 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hear_dasheng.checkpoint_files import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE
-
 PACKAGES = (
     "hear_dasheng",
     "hearvalidator",
@@ -27,6 +25,10 @@ PACKAGES = (
     "pytorch-lightning",
     "scikit-learn",
 )
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILES = ("config.json", "preprocessor_config.json")
+"""What a model is, in Hugging Face's layout."""
 
 
 def sha256_of(path: Path) -> str:
@@ -56,9 +58,9 @@ def checkpoint_identity(model: str | None) -> dict[str, str]:
     path = Path(model)
     if not path.exists():
         return {"model": model, "sha256": ""}
-    names = (CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE)
     if not (path / WEIGHTS_FILE).is_file():
         return {"model": model, "sha256": sha256_of(path)}
+    names = (*CONFIG_FILES, WEIGHTS_FILE)
     hashes = [f"{name} {sha256_of(path / name)}" for name in names if (path / name).is_file()]
     return {"model": model, "sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 

@@ -97,8 +97,8 @@ def _mix(rng: Rng, seconds: float, placed: list[tuple[str, float, float]]) -> np
     return 0.3 * mixed / np.abs(mixed).max()
 
 
-def unlabelled_audio(folder: Path, clips: int, seconds: float = 2.0, seed: int = 0) -> Path:
-    """Clips to pretrain on: the tasks' kinds of sound, close together and with less noise over them.
+def unlabelled_audio(folder: Path, clips: int, seconds: float = 4.0, seed: int = 0) -> Path:
+    """Clips to pretrain on: the tasks' kinds of sound, close together, in noise from faint to strong.
 
     Returns:
         A table of the files, as `wavlist_to_tar` reads it.
@@ -107,7 +107,7 @@ def unlabelled_audio(folder: Path, clips: int, seconds: float = 2.0, seed: int =
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"clip_{index:05d}.wav" for index in range(clips)]
     for path in paths:
-        noise_level = 10 ** rng.uniform(-3.5, -1.0)
+        noise_level = 10 ** rng.uniform(-2.5, -0.6)
         samples = noise_level * rng.standard_normal(int(seconds * RATE_HZ))
         start_s = 0.0
         while start_s < seconds - 0.1:
@@ -140,7 +140,7 @@ def _write_task(
     return folder
 
 
-def scene_multiclass(out: Path, clips_per_fold: int = 36, folds: int = 3, seed: int = 0) -> Path:
+def scene_multiclass(out: Path, clips_per_fold: int = 48, folds: int = 3, seed: int = 0) -> Path:
     """Which of six sounds is it? One label a clip, folds, top-1 accuracy."""
     rng, seconds, labels = np.random.default_rng([seed, 1]), 1.5, list(SOUNDS)
     splits = {}
@@ -164,7 +164,7 @@ def scene_multiclass(out: Path, clips_per_fold: int = 36, folds: int = 3, seed: 
     return _write_task(out, "demo_which_sound-v1-small", metadata, splits, labels)
 
 
-def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 48), seed: int = 0) -> Path:
+def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 144), seed: int = 0) -> Path:
     """Which sounds are in the mix? None to three labels a clip, mAP."""
     rng, seconds, labels = np.random.default_rng([seed, 2]), 2.0, list(SOUNDS)
     splits = {}
@@ -189,7 +189,7 @@ def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 48), seed
     return _write_task(out, "demo_sounds_in_mix-v1-small", metadata, splits, labels)
 
 
-def event_detection(out: Path, clips: tuple[int, int, int] = (12, 5, 5), seed: int = 0) -> Path:
+def event_detection(out: Path, clips: tuple[int, int, int] = (12, 5, 20), seed: int = 0) -> Path:
     """When does which sound happen? Labelled events in longer clips, onset F-measure."""
     rng, seconds, labels = np.random.default_rng([seed, 3]), 4.0, ["rise", "tone", "flutter"]
     splits = {}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
-from hear_dasheng.checkpoint_files import CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE
+from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
@@ -105,7 +105,7 @@ def _write_folder(encoder: Encoder, folder: Path) -> None:
     weights = {"encoder." + name: value for name, value in published_weights(encoder).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / PREPROCESSOR_FILE).write_text(json.dumps(preprocessor, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
 
 
 @contextmanager
