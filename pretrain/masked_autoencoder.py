@@ -53,9 +53,10 @@ class MaskedAutoencoder(nn.Module):
         config = self.encoder.config
         return config.bands * (config.mel.n_frames(n_samples) // config.patch_frames)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def spectrogram(self, waveforms: Float[Tensor, "clips samples"]) -> Float[Tensor, "clips mels frames"]:
-        """Log-mel levels in dB, in full precision whatever the rest is computed in."""
+        """Log-mel levels in dB, in full precision and uncompiled, whatever is done with the rest."""
         with torch.autocast(waveforms.device.type, enabled=False):
             return self.log_mel(waveforms.float())
 

@@ -145,6 +145,22 @@ def test_bfloat16_trains_and_stays_near_fp32(tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_alike(tmp_path):
+    """In a process of its own: the shape checks that tests run under cannot be compiled."""
+    write_shards(tmp_path)
+    values = settings(tmp_path, epochs=1, epoch_length=3, warmup_iters=0, run_dir=str(tmp_path / "compiled"))
+    config = write_config(tmp_path / "c.yaml", values)
+    result = run_command("pretrain", str(config), "--compile", "true", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    ours, theirs = (
+        [line[key] for line in metrics_of(run) for key in ("loss", "valid_loss") if key in line]
+        for run in (quick(tmp_path), tmp_path / "compiled")
+    )
+    assert len(ours) > 1
+    assert theirs == pytest.approx(ours, rel=1e-4)
+
+
 def test_init_from_starts_from_an_encoder(tmp_path):
     first = quick(tmp_path)
     again = quick(tmp_path, init_from=str(first), optimizer_args={"lr": 1e-12, "weight_decay": 0})
