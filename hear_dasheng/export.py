@@ -55,7 +55,9 @@ def export(encoder: Encoder, path: str | Path, layout: str = "huggingface") -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     with _renamed_when_complete(path) as partial:
         if layout == "published":
-            torch.save({"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}, partial)
+            content = {"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}
+            with partial.open("wb") as file:  # given a path, torch would write its name into the file
+                torch.save(content, file)
         else:
             _write_folder(encoder, partial)
     return path

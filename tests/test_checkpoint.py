@@ -258,6 +258,16 @@ def test_the_package_loads_our_published_form(tmp_path, tiny_folder):
     assert scaled_error(ours, theirs(CLIP)) <= 1e-4
 
 
+def test_an_encoder_is_always_written_in_the_same_bytes(tmp_path, tiny_folder):
+    encoder = load_encoder(tiny_folder)
+    for name in ("a", "b"):
+        export(encoder, tmp_path / name)
+        export(encoder, tmp_path / f"{name}.pt", "published")
+    for first in [tmp_path / "a.pt", *sorted((tmp_path / "a").iterdir())]:
+        second = tmp_path / "b.pt" if first.suffix == ".pt" else tmp_path / "b" / first.name
+        assert first.read_bytes() == second.read_bytes(), first.name
+
+
 def test_the_huggingface_export_has_the_published_keys(tmp_path, tiny_folder, state):
     from safetensors import safe_open
 
