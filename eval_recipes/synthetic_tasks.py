@@ -1,8 +1,8 @@
 """Three small HEAR tasks from synthesised sound, laid out as the real ones are, and sound to pretrain on.
 
 They cover what heareval does: a scene task with one label and folds, a scene task
-with several labels, an event task. Sounds differ in how they move in time more than in
-how they colour the spectrum, so that there is something for an encoder to be good at.
+with several labels, an event task. Sounds differ in their course over tenths of seconds: at any
+instant a hill may be a valley, and a throb a flutter, so that there is something for an encoder to learn.
 """
 
 from __future__ import annotations
@@ -49,39 +49,63 @@ def _fall(rng: Rng, seconds: float) -> np.ndarray:
     return _rise(rng, seconds)[::-1]
 
 
+def _tone(rng: Rng, seconds: float) -> np.ndarray:
+    frequency_hz = rng.uniform(200, 2500)
+    return _sweep(frequency_hz, frequency_hz, seconds)
+
+
 def _warble(rng: Rng, seconds: float) -> np.ndarray:
     vibrato = 0.06 * np.sin(2 * np.pi * rng.uniform(5, 8) * _time(seconds))
     phase = 2 * np.pi * np.cumsum(rng.uniform(300, 1500) * (1 + vibrato)) / RATE_HZ
     return np.sin(phase) + 0.3 * np.sin(2 * phase)
 
 
-def _tone(rng: Rng, seconds: float) -> np.ndarray:
-    frequency_hz = rng.uniform(200, 2500)
-    return _sweep(frequency_hz, frequency_hz, seconds)
+def _there_and_back(half: np.ndarray, seconds: float) -> np.ndarray:
+    return np.concatenate([half, half[::-1]])[: int(seconds * RATE_HZ)]
 
 
-def _flutter(rng: Rng, seconds: float) -> np.ndarray:
-    rate_hz, phase = rng.uniform(8, 14), rng.uniform(0, 6)
+def _hill(rng: Rng, seconds: float) -> np.ndarray:
+    return _there_and_back(_rise(rng, seconds / 2 + 1 / RATE_HZ), seconds)
+
+
+def _valley(rng: Rng, seconds: float) -> np.ndarray:
+    return _there_and_back(_fall(rng, seconds / 2 + 1 / RATE_HZ), seconds)
+
+
+def _pulsed(rng: Rng, seconds: float, rate_hz: float) -> np.ndarray:
+    phase = rng.uniform(0, 2 * np.pi)
     return _noise(rng, seconds) * (1 + np.sin(2 * np.pi * rate_hz * _time(seconds) + phase))
 
 
-def _hiss(rng: Rng, seconds: float) -> np.ndarray:
-    return _noise(rng, seconds)
+def _throb(rng: Rng, seconds: float) -> np.ndarray:
+    return _pulsed(rng, seconds, rng.uniform(3.5, 5))
+
+
+def _flutter(rng: Rng, seconds: float) -> np.ndarray:
+    return _pulsed(rng, seconds, rng.uniform(9, 12))
 
 
 SOUNDS: dict[str, Callable[[Rng, float], np.ndarray]] = {
     "rise": _rise,
     "fall": _fall,
-    "warble": _warble,
-    "tone": _tone,
+    "hill": _hill,
+    "valley": _valley,
+    "throb": _throb,
     "flutter": _flutter,
-    "hiss": _hiss,
 }
+"""The tasks' classes."""
+
+OTHER_SOUNDS: dict[str, Callable[[Rng, float], np.ndarray]] = {
+    "tone": _tone,
+    "warble": _warble,
+    "hiss": _noise,
+}
+"""Of no task; what goes on for long teaches a model soonest to look around."""
 
 
 def _sound(name: str, rng: Rng, seconds: float) -> np.ndarray:
     """A sound of a class at unit level, faded at both ends."""
-    samples = SOUNDS[name](rng, seconds)
+    samples = (SOUNDS | OTHER_SOUNDS)[name](rng, seconds)
     ramp = np.minimum(1, _time(seconds) / FADE_S)
     samples = samples * ramp * ramp[::-1]
     return samples / np.sqrt(np.mean(samples**2))
@@ -98,12 +122,12 @@ def _mix(rng: Rng, seconds: float, placed: list[tuple[str, float, float]]) -> np
 
 
 def unlabelled_audio(folder: Path, clips: int, seconds: float = 4.0, seed: int = 0) -> Path:
-    """Clips to pretrain on: the tasks' kinds of sound, close together, in noise from faint to strong.
+    """Clips to pretrain on: sounds of all kinds, close together, in noise from faint to strong.
 
     Returns:
         A table of the files, as `wavlist_to_tar` reads it.
     """
-    rng, kinds = np.random.default_rng([seed, 4]), list(SOUNDS)
+    rng, kinds = np.random.default_rng([seed, 4]), list(SOUNDS | OTHER_SOUNDS)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"clip_{index:05d}.wav" for index in range(clips)]
     for path in paths:
@@ -147,7 +171,7 @@ def scene_multiclass(out: Path, clips_per_fold: int = 48, folds: int = 3, seed: 
     for fold in range(folds):
         splits[f"fold{fold:02d}"] = {
             f"clip{fold}_{index:03d}.wav": (
-                _mix(rng, seconds, [(labels[index % len(labels)], rng.uniform(0, 0.7), 0.8)]),
+                _mix(rng, seconds, [(labels[index % len(labels)], rng.uniform(0, 0.5), 1.0)]),
                 [labels[index % len(labels)]],
             )
             for index in range(clips_per_fold)
@@ -173,7 +197,7 @@ def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 144), see
         for index in range(count):
             # index % 4 sounds, but each class at least once in every split
             present = sorted({labels[index % len(labels)], *rng.choice(labels, index % 3, replace=False)})
-            placed = [(name, rng.uniform(0, 1.1), 0.8) for name in present]
+            placed = [(name, rng.uniform(0, 1.0), 1.0) for name in present]
             splits[split][f"{split}_{index:03d}.wav"] = (
                 _mix(rng, seconds, placed),
                 [str(name) for name in present],
@@ -191,7 +215,7 @@ def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 144), see
 
 def event_detection(out: Path, clips: tuple[int, int, int] = (12, 5, 20), seed: int = 0) -> Path:
     """When does which sound happen? Labelled events in longer clips, onset F-measure."""
-    rng, seconds, labels = np.random.default_rng([seed, 3]), 4.0, ["rise", "tone", "flutter"]
+    rng, seconds, labels = np.random.default_rng([seed, 3]), 4.0, ["rise", "fall", "flutter"]
     splits = {}
     for split, count in zip(("train", "valid", "test"), clips, strict=True):
         splits[split] = {}

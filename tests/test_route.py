@@ -72,6 +72,9 @@ def test_the_demo_ends_in_its_table_and_goes_on_where_it_stopped(tmp_path):
         for title in ("log-mel statistics", "tiny Dasheng, UNTRAINED", "tiny Dasheng, pretrained")
     }
     assert [len(of_tasks) for of_tasks in scores.values()] == [3, 3, 3]
+    _, untrained, pretrained = scores.values()
+    wins = sum(after > before for before, after in zip(untrained, pretrained, strict=True))
+    assert wins >= 2, f"pretraining did not help: {scores}"
     again = run_command("demo", cwd=tmp_path)
     assert again.stdout.count("already embedded") == again.stdout.count("already scored") == 9
     assert again.stdout.endswith(table)
