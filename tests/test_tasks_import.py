@@ -16,7 +16,8 @@ import soundfile
 from conftest import run_command
 
 from eval_recipes.archives import ImportProblem, inside_task
-from eval_recipes.tasks import import_tasks, resample
+from eval_recipes.task_files import resample
+from eval_recipes.task_import import import_tasks
 
 NAME = "beeps-v1-small"
 SECONDS = 0.5
@@ -186,7 +187,7 @@ def test_a_killed_import_goes_on_where_it_stopped(tmp_path):
     archive = write_tar(tmp_path / "a.tar.gz", task_files((48_000,), clips=1_500))
     script = f"""
 import time
-import eval_recipes.tasks as tasks
+import eval_recipes.task_import as tasks
 from pathlib import Path
 real = tasks.resample
 tasks.resample = lambda content, rate: (time.sleep(0.01), real(content, rate))[1]
