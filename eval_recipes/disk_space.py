@@ -15,7 +15,7 @@ SAMPLE_BYTES = 2
 FILE_BYTES = 4096
 """Header and the rest of the last block, for each clip."""
 
-GIGABYTE = 10**9
+GIGABYTE, MEGABYTE = 10**9, 10**6
 
 
 class TooLittleSpace(OSError):
@@ -37,6 +37,16 @@ class Need:
     archive_here_bytes: int
     clips_bytes: int
     clips_here_bytes: int
+
+
+def in_words(bytes_: int) -> str:
+    """A size as people read it.
+
+    >>> in_words(53_600_000_000), in_words(2_400_000)
+    ('53.6 GB', '2.4 MB')
+    """
+    unit, name = (GIGABYTE, "GB") if bytes_ >= GIGABYTE else (MEGABYTE, "MB")
+    return f"{bytes_ / unit:.1f} {name}"
 
 
 def clips_bytes(task: HearTask, rate_hz: int) -> int:
@@ -89,8 +99,7 @@ def require_space(needs: list[Need], out: Path, downloads: Path, keeps_archives:
     lines = []
     for folder, bytes_ in demands:
         free = shutil.disk_usage(_existing(folder)).free
-        needed_gb, free_gb = bytes_ / GIGABYTE, free / GIGABYTE
-        said = f"about {needed_gb:.1f} GB on the disk of {folder}, where {free_gb:.1f} GB are free"
+        said = f"about {in_words(bytes_)} on the disk of {folder}, where {in_words(free)} are free"
         if bytes_ > free:
             raise TooLittleSpace(
                 f"this needs {said}: name fewer tasks, drop archives and 48 kHz clips, or give a folder on "

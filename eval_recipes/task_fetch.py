@@ -17,7 +17,7 @@ import click
 from filelock import FileLock
 
 from eval_recipes.archives import ImportProblem
-from eval_recipes.disk_space import GIGABYTE, Need, clips_bytes, folder_bytes, require_space
+from eval_recipes.disk_space import Need, clips_bytes, folder_bytes, in_words, require_space
 from eval_recipes.task_files import count_clips, missing_files
 from eval_recipes.task_import import import_tasks, partial_folder
 from eval_recipes.task_table import ARCHIVE_RATE_HZ, ZENODO_RECORD, HearTask
@@ -115,8 +115,8 @@ def _say_plan(needs: dict[HearTask, Need], fetch: Fetch) -> None:
     for task, need in needs.items():
         rates = " and ".join(f"{rate / 1000:g} kHz" for rate in fetch.rates_hz)
         click.echo(
-            f"  {task.folder:<36} {need.archive_bytes / GIGABYTE:7.2f} GB to download, "
-            f"about {need.clips_bytes / GIGABYTE:7.2f} GB at {rates}"
+            f"  {task.folder:<36} {in_words(need.archive_bytes):>8} to download, "
+            f"about {in_words(need.clips_bytes):>8} at {rates}"
         )
     click.echo(require_space(list(needs.values()), fetch.out, fetch.downloads, fetch.keeps_archives))
 

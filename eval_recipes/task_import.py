@@ -68,20 +68,19 @@ class TaskImport:
         if member.rate_hz is None:
             return [partial(write_whole, self.partial / member.path, member.read())]
         self.source_rate_hz = self.source_rate_hz or member.rate_hz
-        steps: list[Callable[[bytes], Job]] = []
+        is_source = member.rate_hz == self.source_rate_hz
+        targets: dict[Path, bool] = {}  # whether what the source holds there is at that rate
         if member.rate_hz in self.lacking_hz:
-            target = self._place(member, member.rate_hz)
-            if not target.exists() or member.rate_hz != self.source_rate_hz:
-                self.originals.add(target)
-                steps.append(lambda content: lambda: self._convert(member, content, target, True))
-        if member.rate_hz == self.source_rate_hz != self.rate_hz and self.rate_hz in self.lacking_hz:
+            original = self._place(member, member.rate_hz)
+            if not (is_source and original.exists()):
+                self.originals.add(original)
+                targets[original] = True
+        if is_source and member.rate_hz != self.rate_hz and self.rate_hz in self.lacking_hz:
             resampled = self._place(member, self.rate_hz)
             if not resampled.exists():
-                steps.append(lambda content: lambda: self._convert(member, content, resampled, False))
-        if not steps:
-            return []
-        content = member.read()
-        return [step(content) for step in steps]
+                targets[resampled] = False
+        content = member.read() if targets else b""
+        return [partial(self._convert, member, content, *target) for target in targets.items()]
 
     def _place(self, member: Member, rate_hz: int) -> Path:
         return self.partial / str(rate_hz) / PurePosixPath(*member.path.parts[1:])

@@ -119,15 +119,14 @@ def _table(rows: list[list[str]]) -> str:
 )
 @WORKERS
 @ZENODO
-def fetch_command(
-    names: tuple[str, ...], zenodo: str, out: Path, downloads: Path | None, **options: Any
-) -> None:
+def fetch_command(names: tuple[str, ...], out: Path, downloads: Path | None, **options: Any) -> None:
     """Fetch the tasks NAMES (folders, names without version, titles, or `all`) from Zenodo, resampled."""
     from eval_recipes.task_fetch import Fetch, fetch_tasks
 
+    named = out if out.name not in ("", "..") else out.resolve()
     fetch = Fetch(
         out=out,
-        downloads=downloads or out.with_name(f"{out.resolve().name}.downloads"),
+        downloads=downloads or named.with_name(f"{named.name}.downloads"),
         rate_hz=options["rate_hz"],
         keeps_48k=options["keep_48k"],
         keeps_archives=options["keep_archives"],

@@ -119,7 +119,7 @@ def _download_once(url: str, part: Path, size_bytes: int | None) -> None:
             _validator_file(part).unlink(missing_ok=True)
         bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
         with bar, part.open("ab" if have else "wb") as file:
-            while block := response.read(BLOCK_BYTES):
+            while block := response.read1(BLOCK_BYTES):  # what is there; a stall loses nothing
                 file.write(block)
                 bar.update(len(block))
             file.flush()

@@ -29,6 +29,7 @@ THIS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
 """Errors of writing, which no further try mends."""
 
 Result = TypeVar("Result")
+wait_s = time.sleep
 
 
 class DownloadError(OSError):
@@ -75,7 +76,7 @@ def persist(url: str, attempt: Callable[[], Result], arrived: Callable[[], int] 
             if is_offline or _is_final(error) or failures >= ATTEMPTS or pause_s > LONGEST_PAUSE_S:
                 raise
             logger.warning("%s: %s; trying again in %.1f s", url, reason(error), pause_s)
-            time.sleep(pause_s)
+            wait_s(pause_s)
 
 
 def _is_final(error: Exception) -> bool:

@@ -21,6 +21,7 @@ class FileServer(ThreadingHTTPServer):
         checksums: told by the record's metadata instead of the true ones.
         sizes: the same for sizes.
         cut_after: bytes sent before each of the next connections breaks.
+        stall_after: bytes sent before each of the next connections sends no more for a second.
         refusals: status and headers of the next answers to requests for files.
         status: of all further ones.
         ranges: whether parts can be asked for.
@@ -37,6 +38,7 @@ class FileServer(ThreadingHTTPServer):
         self.checksums: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.cut_after: list[int] = []
+        self.stall_after: list[int] = []
         self.refusals: list[tuple[int, dict[str, str]]] = []
         self.status, self.ranges, self.bytes_per_s = 200, True, None
         self.requests: list[tuple[str, str | None]] = []
@@ -95,16 +97,25 @@ class Handler(BaseHTTPRequestHandler):
         if is_file and self.server.cut_after:
             body = body[: self.server.cut_after.pop(0)]
             self.close_connection = True
-        if not is_file or self.server.bytes_per_s is None:
+        try:
+            self.send(body, is_file)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client was killed or gave up, as some tests want
+
+    def send(self, body, is_file):
+        server = self.server
+        if is_file and server.stall_after:
+            first = server.stall_after.pop(0)
+            self.wfile.write(body[:first])
+            time.sleep(1)
+            body = body[first:]
+        if not is_file or server.bytes_per_s is None:
             self.wfile.write(body)
             return
-        step = self.server.bytes_per_s // 20
-        try:
-            for first in range(0, len(body), step):
-                self.wfile.write(body[first : first + step])
-                time.sleep(0.05)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the client was killed, as some tests want
+        step = server.bytes_per_s // 20
+        for first in range(0, len(body), step):
+            self.wfile.write(body[first : first + step])
+            time.sleep(0.05)
 
     def log_message(self, *_):
         pass

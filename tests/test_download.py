@@ -16,7 +16,7 @@ from safe_download import patience
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "wait_s", lambda seconds: None)
     with running_server() as server:
         server.content = bytes(range(256)) * 4_000
         yield server

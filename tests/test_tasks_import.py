@@ -1,56 +1,23 @@
 """Archives of both layouts and any rate become tasks; unsafe, damaged and partial ones do not."""
 
 import io
-import json
 import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import run_command
+from task_archives import NAME, SECONDS, sound, task_files, write_tar
 
+from eval_recipes import task_import
 from eval_recipes.archives import ImportProblem, inside_task
 from eval_recipes.task_files import resample
 from eval_recipes.task_import import import_tasks
-
-NAME = "beeps-v1-small"
-SECONDS = 0.5
-
-
-def sound(rate_hz: int, frequency_hz: float, subtype: str = "PCM_16") -> bytes:
-    samples = 0.5 * np.sin(2 * np.pi * frequency_hz * np.arange(int(SECONDS * rate_hz)) / rate_hz)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate_hz, format="WAV", subtype=subtype)
-    return buffer.getvalue()
-
-
-def task_files(rates_hz=(48_000,), clips=4) -> dict[str, bytes]:
-    """A small task's files by path inside the task."""
-    metadata = {"task_name": "beeps", "splits": ["train", "test"], "sample_duration": SECONDS}
-    files = {"task_metadata.json": json.dumps(metadata).encode(), "labelvocabulary.csv": b"idx,label\n0,a\n"}
-    for split in metadata["splits"]:
-        names = [f"{split}_{index}.wav" for index in range(clips)]
-        files[f"{split}.json"] = json.dumps({name: ["a"] for name in names}).encode()
-        for rate_hz in rates_hz:
-            files |= {
-                f"{rate_hz}/{split}/{name}": sound(rate_hz, 440 + 40 * i) for i, name in enumerate(names)
-            }
-    return files
-
-
-def write_tar(path: Path, files: dict[str, bytes], prefix: str = "tasks/") -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(f"{prefix}{NAME}/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 @pytest.mark.parametrize("prefix", ["tasks/", "hear-2021.0.6/tasks/", "./tasks/"])
@@ -184,7 +151,7 @@ def test_an_incomplete_source_takes_no_place(tmp_path, change, message):
 
 
 def test_a_killed_import_goes_on_where_it_stopped(tmp_path):
-    archive = write_tar(tmp_path / "a.tar.gz", task_files((48_000,), clips=1_500))
+    archive = write_tar(tmp_path / "a.tar.gz", task_files((48_000,), clips=400))
     script = f"""
 import time
 import eval_recipes.task_import as tasks
@@ -208,7 +175,7 @@ tasks.import_tasks(Path({str(archive)!r}), Path({str(tmp_path / "tasks")!r}), 16
     }
     assert kept
     [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
-    assert len(list((folder / "16000").rglob("*.wav"))) == 3_000
+    assert len(list((folder / "16000").rglob("*.wav"))) == 800
     for path, stamp in kept.items():
         assert (folder / path.relative_to(partial)).stat().st_mtime_ns == stamp
     assert not partial.exists()
@@ -234,3 +201,69 @@ def test_the_command_reports_clips_and_problems(tmp_path):
     failed = run_command("tasks", "import", "bad.tar", cwd=tmp_path)
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("Error: bad.tar is no tar archive")
+
+
+def test_damage_that_only_the_checksum_inside_tells_is_damage(tmp_path):
+    whole = bytearray(write_tar(tmp_path / "a.tar.gz", task_files(), level=0).read_bytes())
+    place = whole.rindex(task_files()["48000/train/train_0.wav"][-200:]) + 100
+    whole[place] ^= 1
+    (tmp_path / "flipped.tar.gz").write_bytes(whole)
+    with pytest.raises(ImportProblem, match="flipped.tar.gz is damaged or truncated"):
+        import_tasks(tmp_path / "flipped.tar.gz", tmp_path / "tasks", 16_000)
+    assert not (tmp_path / "tasks" / NAME).exists()
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.bz2", "tar.xz"])
+def test_other_compressions_work(tmp_path, suffix):
+    archive = tmp_path / f"a.{suffix}"
+    kind = suffix.rpartition(".")[2] if "." in suffix else ""
+    with tarfile.open(archive, f"w:{kind}") as tar:
+        for name, content in task_files().items():
+            info = tarfile.TarInfo(f"tasks/{NAME}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert len(list(folder.rglob("*.wav"))) == 8
+
+
+def test_a_task_with_other_lists_is_not_mixed_with_the_new_one(tmp_path):
+    [folder] = import_tasks(write_tar(tmp_path / "a.tar.gz", task_files()), tmp_path / "tasks", 16_000)
+    other = write_tar(tmp_path / "b.tar.gz", task_files(clips=5))
+    with pytest.raises(ImportProblem, match=r"is another version of the task; move it away"):
+        import_tasks(other, tmp_path / "tasks", 32_000)
+    assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["16000"]
+    assert len(list(folder.rglob("*.wav"))) == 8
+
+
+def test_a_task_that_lost_a_list_or_a_clip_is_mended(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", task_files())
+    [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
+    (folder / "labelvocabulary.csv").unlink()
+    import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert (folder / "labelvocabulary.csv").read_bytes() == task_files()["labelvocabulary.csv"]
+    clip = folder / "16000" / "test" / "test_1.wav"
+    clip.write_bytes(b"")
+    import_tasks(archive, tmp_path / "tasks", 16_000)
+    assert len(clip.read_bytes()) == 44 + 16_000
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"splits": []}'])
+def test_metadata_that_tell_nothing_are_named(tmp_path, content):
+    files = task_files() | {"task_metadata.json": content}
+    with pytest.raises(ImportProblem, match=r"task_metadata.json (is no JSON file|names no splits)"):
+        import_tasks(write_tar(tmp_path / "a.tar.gz", files), tmp_path / "tasks", 16_000)
+
+
+def test_clips_that_wait_stay_within_their_share_of_memory(tmp_path, monkeypatch):
+    clip_bytes = len(task_files()["48000/train/train_0.wav"])
+    monkeypatch.setattr(task_import, "IN_FLIGHT_BYTES", 2 * clip_bytes)
+    most = []
+    submit = task_import.BoundedPool.submit
+
+    def counting(pool, job, size_bytes):
+        submit(pool, job, size_bytes)
+        most.append(sum(pool.waiting.values()))
+
+    monkeypatch.setattr(task_import.BoundedPool, "submit", counting)
+    import_tasks(write_tar(tmp_path / "a.tar.gz", task_files(clips=20)), tmp_path / "tasks", 16_000, 8)
+    assert max(most) <= 2 * clip_bytes
