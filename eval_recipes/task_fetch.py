@@ -93,7 +93,7 @@ def fetch_task(task: HearTask, file: RecordFile, fetch: Fetch) -> Path:
     """
     archive = fetch.archive(task)
     fetch.downloads.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{archive}.lock"):
+    with FileLock(f"{archive}.lock"):  # of this task; the empty lock files stay
         if fetch.is_done(task):  # another process was faster
             return fetch.out / task.folder
         if archive.is_file() and not has_checksum(archive, file.checksum):

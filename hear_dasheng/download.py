@@ -94,7 +94,7 @@ def fetch(url: str) -> Path:
         checksum = fragment.replace("=", ":", 1) or (in_record.checksum if in_record else None)
         if not checksum:
             logger.warning("no checksum is known for %s; only its size is checked", url)
-        download(url, target, checksum)
+        download(url, target, checksum, in_record.size_bytes if in_record else None)
     except (OSError, ValueError) as error:
         file = "" if url in str(error) else f"cannot fetch {url}: "
         raise DownloadError(

@@ -124,8 +124,9 @@ def _download_once(url: str, part: Path, size_bytes: int | None) -> None:
                 bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
-    if total is not None and _size_of(part) != total:
-        raise OSError(f"the connection ended after {_size_of(part)} of {total} bytes")
+    expected = size_bytes if total is None else total
+    if expected is not None and _size_of(part) != expected:
+        raise OSError(f"the connection ended after {_size_of(part)} of {expected} bytes")
 
 
 def _open(url: str, part: Path, have: int) -> http.client.HTTPResponse | None:

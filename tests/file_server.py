@@ -25,6 +25,7 @@ class FileServer(ThreadingHTTPServer):
         refusals: status and headers of the next answers to requests for files.
         status: of all further ones.
         ranges: whether parts can be asked for.
+        tells_length: whether an answer says how long it is; without, its end is the connection's.
         bytes_per_s: how fast it sends; None for as fast as it can.
         requests: path and Range header of each request so far.
     """
@@ -40,7 +41,7 @@ class FileServer(ThreadingHTTPServer):
         self.cut_after: list[int] = []
         self.stall_after: list[int] = []
         self.refusals: list[tuple[int, dict[str, str]]] = []
-        self.status, self.ranges, self.bytes_per_s = 200, True, None
+        self.status, self.ranges, self.tells_length, self.bytes_per_s = 200, True, True, None
         self.requests: list[tuple[str, str | None]] = []
 
     @property
@@ -91,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status, body, headers, is_file=False):
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+        length = {"Content-Length": str(len(body))} if self.server.tells_length or not is_file else {}
+        for name, value in (length | headers).items():
             self.send_header(name, value)
         self.end_headers()
         if is_file and self.server.cut_after:

@@ -151,6 +151,13 @@ def test_another_size_than_announced_is_told_before_the_bytes_come(server, targe
     assert len(server.requests) == 1
 
 
+def test_a_connection_that_ends_early_without_having_told_a_length_is_resumed(server, target, pauses):
+    server.tells_length, server.cut_after = False, [300_000]
+    download(f"{server.url}/a.bin", target, MD5, len(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.file_requests] == [None, "bytes=300000-"]
+
+
 def test_a_weak_etag_is_no_reason_to_begin_anew(server, target, pauses):
     server.etag, server.cut_after = 'W/"one"', [300_000]
     download(f"{server.url}/a.bin", target, MD5)

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -246,16 +245,39 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_lost(fetch, server, tmp_pat
             written.append(path)
         return write(path, content)
 
-    monkeypatch.setattr(Path, "write_bytes", fills_up)
-    result = fetch("gunshot_triangulation", "beijing_opera")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", fills_up)
+        result = fetch("gunshot_triangulation", "beijing_opera")
     assert result.exit_code == 1
     assert "No space left on device" in result.output
     assert not [path for path in (tmp_path / "tasks").iterdir() if not path.name.startswith(".")]
-    monkeypatch.undo()
-    os.chdir(tmp_path)
     requests = len(server.file_requests)
     assert fetch("gunshot_triangulation", "beijing_opera").exit_code == 0
     assert len(server.file_requests) == requests + 1  # the first archive was there already
+
+
+def test_what_an_earlier_try_wanted_more_is_not_left_half_done(fetch, tmp_path, monkeypatch):
+    write, written = Path.write_bytes, []
+
+    def stops(path, content):
+        if path.name.endswith(".wav.partial"):
+            if len(written) == 7:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            written.append(path)
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", stops)
+        assert fetch("gunshot_triangulation", "--keep-48k").exit_code == 1
+    assert fetch("gunshot_triangulation").exit_code == 0
+    assert [path.name for path in (tmp_path / "tasks" / GUNSHOT).iterdir() if path.is_dir()] == ["16000"]
+
+
+def test_the_archives_own_rate_can_be_the_wanted_one(fetch, tmp_path):
+    assert fetch("gunshot_triangulation", "--rate", "48000", "--keep-48k").exit_code == 0
+    folder = tmp_path / "tasks" / GUNSHOT
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["48000"]
+    assert (folder / "48000/train/train_1.wav").read_bytes() == task_files()["48000/train/train_1.wav"]
 
 
 def test_two_processes_fetch_a_task_once(server, tmp_path):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import run_command
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from task_archives import NAME, SECONDS, sound, task_files, write_tar
 
 from eval_recipes import task_import
@@ -267,3 +269,19 @@ def test_clips_that_wait_stay_within_their_share_of_memory(tmp_path, monkeypatch
     monkeypatch.setattr(task_import.BoundedPool, "submit", counting)
     import_tasks(write_tar(tmp_path / "a.tar.gz", task_files(clips=20)), tmp_path / "tasks", 16_000, 8)
     assert max(most) <= 2 * clip_bytes
+
+
+RATES_HZ = (48_000, 16_000, 8_000)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(list(task_files(RATES_HZ, clips=2))), st.sampled_from([None, 48_000]))
+def test_the_order_inside_an_archive_does_not_matter(tmp_path_factory, order, kept_hz):
+    files = task_files(RATES_HZ, clips=2)
+    folder = tmp_path_factory.mktemp("order")
+    archive = write_tar(folder / "a.tar.gz", {name: files[name] for name in order})
+    [task] = import_tasks(archive, folder / "tasks", 16_000, 2, kept_hz=kept_hz)
+    wanted = {name for name in files if not name.startswith(("8000/", "48000/"))}
+    wanted |= {name for name in files if kept_hz and name.startswith(f"{kept_hz}/")}
+    there = {str(path.relative_to(task)): path.read_bytes() for path in task.rglob("*") if path.is_file()}
+    assert there == {name: files[name] for name in wanted}
