@@ -1,4 +1,4 @@
-"""Installs hear_dasheng, pretrain and eval_recipes; extras bring what the last two need."""
+"""Installs hear_dasheng, pretrain and eval_recipes, safe_download under them, and says what each needs."""
 
 import re
 import runpy
@@ -50,8 +50,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*"]),
-    package_data={"pretrain": ["configs/*.yaml"]},
+    packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*"]),
+    package_data={"pretrain": ["configs/*.yaml"], "eval_recipes": ["data/*.csv"]},
     install_requires=[
         "click>=8",
         "filelock",

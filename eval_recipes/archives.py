@@ -7,6 +7,9 @@ lead elsewhere are refused.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,11 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
 
 JUNK_PREFIX = "."
 """Hidden files and macOS resource forks (`._x`)."""
+
+COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+"""By a file's first bytes. These readers check the checksums inside; tarfile's streams do not."""
+
+BLOCK_BYTES = 1 << 20
 
 
 class ImportProblem(ValueError):
@@ -27,10 +36,11 @@ class ImportProblem(ValueError):
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a task: its task, its path inside the task, and its content on demand."""
+    """A file of a task: its task, its path inside the task, its size, and its content on demand."""
 
     task: str
     path: PurePosixPath
+    size_bytes: int
     read: Callable[[], bytes]
 
     @property
@@ -72,23 +82,34 @@ def _damage_told(archive: Path) -> Iterator[None]:
     """Turn what a broken tar raises, wherever it breaks, into one clear error."""
     try:
         yield
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise ImportProblem(
             f"{archive} is damaged or truncated ({error}); fetch it again; what is converted stays"
         ) from error
 
 
+def _decompressed(file: IO[bytes]) -> IO[bytes]:
+    """The content of a file that may be compressed."""
+    first = file.read(8)
+    file.seek(0)
+    opens = next((opens for magic, opens in COMPRESSIONS.items() if first.startswith(magic)), None)
+    return opens(file) if opens else file
+
+
 def archive_members(archive: Path, bar: tqdm) -> Iterator[Member]:
-    """Members of a tar in order; a member must be read before the next is taken."""
+    """Members of a tar in order; a member must be read before the next is taken.
+
+    The last step reads the file to its end, where the compression's checksum stands.
+    """
 
     def read(info: tarfile.TarInfo) -> bytes:
         with _damage_told(archive):
             return tar.extractfile(info).read()
 
-    with archive.open("rb") as file:
+    with archive.open("rb") as file, _decompressed(file) as content:
         try:
-            tar = tarfile.open(fileobj=file, mode="r|*")  # noqa: SIM115 (closed with its file)
-        except tarfile.TarError as error:
+            tar = tarfile.open(fileobj=content, mode="r|")  # noqa: SIM115 (closed with its file)
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             raise ImportProblem(
                 f"{archive} is no tar archive, plain or compressed ({error}); give a HEAR archive or a folder"
             ) from error
@@ -97,13 +118,16 @@ def archive_members(archive: Path, bar: tqdm) -> Iterator[Member]:
                 info = tar.next()
             bar.update(file.tell() - bar.n)
             if info is None:
-                return
+                break
             if info.isdir():
                 continue
             if not info.isfile():
                 raise ImportProblem(f"refused: {info.name!r} in {archive} is a link or device, not a file")
             if place := inside_task(info.name):
-                yield Member(*place, read=partial(read, info))
+                yield Member(*place, info.size, read=partial(read, info))
+        with _damage_told(archive):
+            while content.read(BLOCK_BYTES):
+                bar.update(file.tell() - bar.n)
 
 
 def folder_members(folder: Path, bar: tqdm) -> Iterator[Member]:
@@ -125,4 +149,4 @@ def folder_members(folder: Path, bar: tqdm) -> Iterator[Member]:
         bar.update()
         relative = PurePosixPath(file.relative_to(task).as_posix())
         if not relative.name.startswith(JUNK_PREFIX):
-            yield Member(task.resolve().name, relative, read=file.read_bytes)
+            yield Member(task.resolve().name, relative, file.stat().st_size, read=file.read_bytes)

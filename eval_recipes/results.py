@@ -32,7 +32,7 @@ def task_folders(folder: Path, task: str = "all") -> list[Path]:
     found = [entry for entry in entries if (entry / "task_metadata.json").is_file()]
     if not found:
         below = [entry for entry in entries if any(entry.glob("*/task_metadata.json"))]
-        remedy = "`hear-dasheng tasks import` makes them from an archive"
+        remedy = "`hear-dasheng tasks fetch` brings them, `tasks import` makes them from an archive"
         if below:
             remedy = f"they are one level deeper, so name {' or '.join(map(str, below[:3]))}"
         raise click.ClickException(

@@ -1,82 +1,25 @@
 """Downloads against a local server that cuts, corrupts, changes and refuses; the Hub's cache offline."""
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from file_server import running_server
 
 from hear_dasheng import download, load_model
 from hear_dasheng.download import PUBLISHED, DownloadError, fetch, locate
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content`; its attributes say how it misbehaves."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.etag, self.checksum = b"", '"one"', None
-        self.cut_after: list[int] = []  # bytes sent before each of the next connections breaks
-        self.status, self.ranges, self.requests = 200, True, []
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        server.requests.append((self.path, self.headers.get("Range")))
-        if self.path.startswith("/api/records/7"):
-            checksum = server.checksum or "md5:" + hashlib.md5(server.content).hexdigest()
-            self.answer(200, json.dumps({"files": [{"key": "model.pt", "checksum": checksum}]}).encode())
-            return
-        if server.status != 200:
-            self.answer(server.status, b"no")
-            return
-        start = 0
-        if server.ranges and (wanted := self.headers.get("Range")):
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if self.headers.get("If-Range", server.etag) != server.etag:
-                start = 0
-            if start >= len(server.content):
-                self.answer(416, b"")
-                return
-        self.answer(206 if start else 200, server.content[start:], {"ETag": server.etag})
-
-    def answer(self, status, body, headers=None):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        is_file = headers is not None
-        if is_file and self.server.cut_after:
-            body = body[: self.server.cut_after.pop(0)]
-            self.close_connection = True
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+from safe_download import patience
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    server = Server()
-    server.content = bytes(range(256)) * 4_000
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    monkeypatch.setattr(patience, "wait_s", lambda seconds: None)
+    with running_server() as server:
+        server.content = bytes(range(256)) * 4_000
+        yield server
 
 
 def test_a_url_goes_to_torch_hubs_folder_and_is_fetched_once(server, tmp_path):
@@ -96,16 +39,16 @@ def test_interrupted_downloads_resume(server):
 
 def test_a_killed_process_leaves_a_beginning_that_the_next_one_continues(server):
     server.content *= 3
-    server.cut_after = [300_000] * download.ATTEMPTS
+    server.cut_after = [300_000] + [0] * patience.ATTEMPTS
     with pytest.raises(DownloadError, match="goes on from there"):
         fetch(f"{server.url}/model.pt")
     server.cut_after = []
     assert fetch(f"{server.url}/model.pt").read_bytes() == server.content
-    assert server.requests[-1][1] == "bytes=1500000-"
+    assert server.requests[-1][1] == "bytes=300000-"
 
 
 def test_a_file_that_changed_meanwhile_is_not_spliced(server):
-    server.cut_after = [300_000] * download.ATTEMPTS
+    server.cut_after = [300_000] + [0] * patience.ATTEMPTS
     server.ranges = False
     with pytest.raises(DownloadError):
         fetch(f"{server.url}/model.pt")
@@ -115,7 +58,7 @@ def test_a_file_that_changed_meanwhile_is_not_spliced(server):
 
 
 def test_a_shorter_file_than_the_beginning_starts_anew(server):
-    server.cut_after = [300_000] * download.ATTEMPTS
+    server.cut_after = [300_000] + [0] * patience.ATTEMPTS
     server.ranges = False
     with pytest.raises(DownloadError):
         fetch(f"{server.url}/model.pt")
@@ -125,11 +68,12 @@ def test_a_shorter_file_than_the_beginning_starts_anew(server):
 
 def test_checksums_of_zenodo_records_are_verified(server):
     url = f"{server.url}/records/7/files/model.pt?download=1"
-    server.checksum = "md5:" + "0" * 32
-    with pytest.raises(DownloadError, match="arrived damaged: its md5 is .* not 0000.*try again"):
+    server.files = {"model.pt": server.content}
+    server.checksums = {"model.pt": "md5:" + "0" * 32}
+    with pytest.raises(DownloadError, match="arrived damaged: its md5 is not 0000.*try again"):
         fetch(url)
     assert not list(download.cache_folder().glob("model.pt*part"))
-    server.checksum = None
+    server.checksums = {}
     assert fetch(url).read_bytes() == server.content
 
 
@@ -146,7 +90,7 @@ def test_checksums_in_the_url(server, algorithm):
     assert fetch(f"{server.url}/model.pt#{algorithm}={right}").read_bytes() == server.content
 
 
-@pytest.mark.parametrize(("status", "tries"), [(404, 1), (500, download.ATTEMPTS), (429, download.ATTEMPTS)])
+@pytest.mark.parametrize(("status", "tries"), [(404, 1), (500, patience.ATTEMPTS), (429, patience.ATTEMPTS)])
 def test_refusals_say_which_file_to_put_where(server, status, tries):
     server.status = status
     with pytest.raises(DownloadError, match=rf"{status}.*put the file at .*checkpoints/model.pt"):
@@ -155,7 +99,7 @@ def test_refusals_say_which_file_to_put_where(server, status, tries):
 
 
 def test_published_names_offline_name_url_and_place(server, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(patience, "ATTEMPTS", 1)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     assert set(PUBLISHED) == {"dasheng_base", "dasheng_06B", "dasheng_12B"}
     with pytest.raises(

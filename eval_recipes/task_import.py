@@ -1,0 +1,222 @@
+"""A HEAR task archive or folder -> `tasks/<task>`, resampled to the model's rate.
+
+The public archives hold 48 kHz audio only and the models want 16 kHz, so everyone
+has to resample. A task takes its place in `tasks/` when all clips of all its splits
+are there; an interrupted import goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import soundfile
+from tqdm import tqdm
+
+from eval_recipes.archives import ImportProblem, Member, archive_members, folder_members
+from eval_recipes.task_files import lists_of, missing_files, resample, write_whole
+
+IN_FLIGHT_PER_WORKER = 4
+IN_FLIGHT_BYTES = 1 << 29
+"""Of clips that wait for a worker: ten minutes at 48 kHz are 115 MB in float32."""
+
+Job = Callable[[], None]
+
+
+def partial_folder(out: Path, name: str, rate_hz: int) -> Path:
+    """Where a task grows before it takes its place in `out`."""
+    return out / f".importing-{name}-{rate_hz}"
+
+
+class TaskImport:
+    """One task on its way into the tasks folder.
+
+    Attributes:
+        name: the task's folder name.
+        lacking_hz: the wanted rates that were not there, complete, before we came.
+    """
+
+    def __init__(self, name: str, out: Path, rate_hz: int, kept_hz: int | None, origin: str) -> None:
+        self.name, self.rate_hz, self.kept_hz = name, rate_hz, kept_hz
+        self.final = out / name
+        self.partial = partial_folder(out, name, rate_hz)
+        wanted = [rate_hz] if kept_hz in (None, rate_hz) else [rate_hz, kept_hz]
+        self.lacking_hz = [rate for rate in wanted if missing_files(self.final, rate)]
+        self.source_rate_hz: int | None = None
+        self.originals: set[Path] = set()  # clips that the source holds at a wanted rate already
+        self.writing = threading.Lock()
+        if self.lacking_hz:
+            self._begin(origin)
+
+    def _begin(self, origin: str) -> None:
+        """Keep what an interrupted import of the same source left; discard another's."""
+        label = self.partial / ".source"
+        if self.partial.is_dir() and (not label.is_file() or label.read_text() != origin):
+            shutil.rmtree(self.partial)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        label.write_text(origin)
+
+    def jobs(self, member: Member) -> list[Job]:
+        """What is to be done about a member, its bytes already read."""
+        if not self.lacking_hz:
+            return []
+        if member.rate_hz is None:
+            return [partial(write_whole, self.partial / member.path, member.read())]
+        self.source_rate_hz = self.source_rate_hz or member.rate_hz
+        is_source = member.rate_hz == self.source_rate_hz
+        targets: dict[Path, bool] = {}  # whether what the source holds there is at that rate
+        if member.rate_hz in self.lacking_hz:
+            original = self._place(member, member.rate_hz)
+            if not (is_source and original.exists()):
+                self.originals.add(original)
+                targets[original] = True
+        if is_source and member.rate_hz != self.rate_hz and self.rate_hz in self.lacking_hz:
+            resampled = self._place(member, self.rate_hz)
+            if not resampled.exists():
+                targets[resampled] = False
+        content = member.read() if targets else b""
+        return [partial(self._convert, member, content, *target) for target in targets.items()]
+
+    def _place(self, member: Member, rate_hz: int) -> Path:
+        return self.partial / str(rate_hz) / PurePosixPath(*member.path.parts[1:])
+
+    def _convert(self, member: Member, content: bytes, target: Path, is_original: bool) -> None:
+        """Write a clip at the rate of its place; what the source holds at that rate wins."""
+        try:
+            converted = resample(content, member.rate_hz if is_original else self.rate_hz)
+        except soundfile.SoundFileError as error:
+            raise ImportProblem(f"{member.task}/{member.path} cannot be decoded: {error}") from error
+        with self.writing:
+            if is_original or target not in self.originals:
+                write_whole(target, converted)
+
+    def finish(self) -> None:
+        """Give the complete task its place.
+
+        Raises:
+            ImportProblem: the source lacked something, or the task that is there has
+                other lists than the one that comes.
+        """
+        for rate_hz in self.lacking_hz:
+            if lacking := missing_files(self.partial, rate_hz):
+                more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+                raise ImportProblem(
+                    f"{self.name} is incomplete in its source: no {', '.join(lacking[:3])}{more}"
+                )
+        if not self.lacking_hz:
+            return
+        for folder in self.partial.iterdir():
+            if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in self.lacking_hz:
+                shutil.rmtree(folder)  # of an earlier import that wanted more
+        if self.final.exists():
+            self._join()
+        else:
+            self.partial.rename(self.final)
+            (self.final / ".source").unlink()
+
+    def _join(self) -> None:
+        """Add clips of a new rate to a task that is there."""
+        lists = lists_of(self.partial)
+        for name in lists:
+            there = self.final / name
+            if there.is_file() and there.read_bytes() != (self.partial / name).read_bytes():
+                raise ImportProblem(
+                    f"{there} is another than the source's: {self.final} is another version of the task; "
+                    "move it away, or import into another folder"
+                )
+        for name in lists:
+            write_whole(self.final / name, (self.partial / name).read_bytes())
+        for rate_hz in self.lacking_hz:
+            audio = self.final / str(rate_hz)
+            if audio.exists():
+                shutil.rmtree(audio)
+            (self.partial / str(rate_hz)).rename(audio)
+        shutil.rmtree(self.partial)
+
+
+class BoundedPool:
+    """Threads whose queue is bounded in jobs and in bytes; the first failed job stops all."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.pool = ThreadPoolExecutor(workers)
+        self.waiting: dict[Future[None], int] = {}
+
+    def submit(self, job: Job, size_bytes: int) -> None:
+        """Queue a job, once there is room."""
+        while self.waiting and (
+            len(self.waiting) >= self.workers * IN_FLIGHT_PER_WORKER
+            or sum(self.waiting.values()) + size_bytes > IN_FLIGHT_BYTES
+        ):
+            self._collect(wait(self.waiting, return_when=FIRST_COMPLETED).done)
+        self.waiting[self.pool.submit(job)] = size_bytes
+
+    def _collect(self, done: set[Future[None]]) -> None:
+        for future in done:
+            del self.waiting[future]
+            future.result()
+
+    def __enter__(self) -> BoundedPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._collect(wait(self.waiting).done)
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+
+
+def import_tasks(
+    source: Path,
+    out: Path,
+    rate_hz: int,
+    workers: int | None = None,
+    *,
+    kept_hz: int | None = None,
+    origin: str | None = None,
+) -> list[Path]:
+    """Bring all tasks of an archive or folder into `out`, resampled in parallel.
+
+    Args:
+        source: a tar (compressed or not), or a folder.
+        out: the tasks folder.
+        rate_hz: sample rate of the clips written, as `<task>/<rate>/<split>/<clip>.wav`.
+        workers: threads; None for one a core.
+        kept_hz: a rate in the source whose clips are kept as they are, too.
+        origin: what tells this source from others, for going on after an
+            interruption; None for its path, size and time.
+
+    Returns:
+        The task folders.
+
+    Raises:
+        ImportProblem: the source is damaged, unsafe or incomplete. Tasks that were
+            there before are as they were, and what was converted is kept for the next try.
+        OSError: a file cannot be written, as on a full disk; the same holds.
+    """
+    stat = source.stat()
+    workers = workers or os.cpu_count() or 1
+    origin = origin or f"{source.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    imports: dict[str, TaskImport] = {}
+    size = None if source.is_dir() else stat.st_size
+    unit = {"unit": " files"} if source.is_dir() else {"unit": "B", "unit_scale": True}
+    with (
+        tqdm(total=size, desc=source.name, **unit) as bar,
+        BoundedPool(workers) as pool,
+    ):
+        for member in folder_members(source, bar) if source.is_dir() else archive_members(source, bar):
+            if member.task not in imports:
+                imports[member.task] = TaskImport(member.task, out, rate_hz, kept_hz, origin)
+            for job in imports[member.task].jobs(member):
+                pool.submit(job, member.size_bytes)
+    if not imports:
+        raise ImportProblem(f"{source} holds no HEAR task")
+    for task in imports.values():
+        task.finish()
+    return [task.final for task in imports.values()]

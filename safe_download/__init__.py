@@ -1,0 +1,1 @@
+"""Files from the network: whole and verified under their name, or not there at all."""
