@@ -47,15 +47,17 @@ def scored_task(
     write_json(folder / "task_metadata.json", {"evaluation": [metric, "d_prime"]})
     key = f"test_{metric}"
     if len(folds) == 1:
-        means = scores = {key: folds[0], "test_d_prime": 1.5}
-        content, name = {"test": scores}, key
+        content, name = {"test": {"test_d_prime": 1.5, key: folds[0]}}, key
     else:
         content = {f"fold{number:02d}": {key: fold} for number, fold in enumerate(folds)}
-        means = {f"{key}_mean": statistics.fmean(folds), f"{key}_std": statistics.stdev(folds)}
-        content["aggregated_scores"], name = means, f"{key}_mean"
+        content["aggregated_scores"] = {
+            f"{key}_mean": statistics.fmean(folds),
+            f"{key}_std": statistics.stdev(folds),
+        }
+        name = f"{key}_mean"
     if seeds_std is not None:
-        content["seeds"] = [0, 1, 2]
-        means[f"{name}_seeds_std"] = seeds_std
+        group = "test" if len(folds) == 1 else "aggregated_scores"
+        content["seeds"], content["spread_over_seeds"] = [42, 43, 44], {group: {name: seeds_std}}
     write_json(folder / "test.predicted-scores.json", content)
     if checkpoint is not None:
         task = files or hashlib.sha256(folder.name.encode()).hexdigest()

@@ -152,7 +152,7 @@ def short_names(folders: Sequence[Path]) -> dict[Path, str]:
             end = folder.parts[-length:]
             if all(other.parts[-length:] != end for other in others):
                 break
-        names[folder] = "/".join(end)
+        names[folder] = str(Path(*end))
     return names
 
 

@@ -29,7 +29,7 @@ MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 DOTS_PER_INCH = 150
 BAR_INCHES = 0.22
 COLUMNS = 3
-LABEL_CHARACTERS = 34
+LABEL_CHARACTERS, AXIS_CHARACTERS = 34, 22
 LABEL_POINTS = 11
 """Between the radar's rim and the middle of a label of two lines."""
 
@@ -46,7 +46,7 @@ def radar_png(radar: Radar) -> bytes:
         axes.set_theta_direction(-1)
         axes.set_ylim(0, 1)
         axes.set_yticks([0.25, 0.5, 0.75, 1.0], labels=[""] * 4)
-        labels = [f"{axis.title}\n{100 * axis.best:.1f}" for axis in radar.axes]
+        labels = [f"{_shortened(axis.title, AXIS_CHARACTERS)}\n{100 * axis.best:.1f}" for axis in radar.axes]
         angles = [axis.angle for axis in radar.axes]
         axes.set_xticks(angles, labels=labels)
         axes.tick_params(axis="x", pad=LABEL_POINTS)
@@ -97,7 +97,7 @@ def bars_png(groups: Sequence[BarGroup]) -> bytes:
 
 
 def _draw_group(axes: Axes, group: BarGroup, with_names: bool) -> None:
-    axes.set_title(f"{_shortened(group.title)}  ({group.subtitle})", loc="left", fontsize=9)
+    axes.set_title(f"{_shortened(group.title)}  ({_shortened(group.subtitle)})", loc="left", fontsize=9)
     axes.set_xlim(0, 112)
     axes.set_xticks([0, 25, 50, 75, 100])
     axes.tick_params(labelsize=8)
@@ -121,12 +121,12 @@ def _draw_group(axes: Axes, group: BarGroup, with_names: bool) -> None:
         axes.text(end + 1, place, f"{sign}{bar.length:.1f}", va="center", fontsize=7)
 
 
-def _shortened(label: str) -> str:
+def _shortened(label: str, n: int = LABEL_CHARACTERS) -> str:
     """A label that leaves room for the picture; beginning and end tell most names apart."""
     label = label.lstrip("_") or label  # matplotlib leaves such labels out of a legend
-    if len(label) <= LABEL_CHARACTERS:
+    if len(label) <= n:
         return label
-    half = LABEL_CHARACTERS // 2
+    half = n // 2
     return f"{label[: half - 1]}…{label[-half:]}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 
@@ -71,6 +72,11 @@ def _rows(name: str) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(opened))
 
 
+def _fraction(percent: str) -> float:
+    """Exactly the number that a table in percent means."""
+    return float(Decimal(percent) / 100)
+
+
 def sources() -> tuple[dict[str, str], ...]:
     """Title, URL and remark of every data file."""
     return _rows("sources.csv")
@@ -88,7 +94,7 @@ def paper_domain_means() -> dict[str, dict[str, float]]:
     0.849
     """
     return {
-        row["model"]: {domain: float(row[domain.lower()]) / 100 for domain in DOMAINS} for row in _rows(PAPER)
+        row["model"]: {domain: _fraction(row[domain.lower()]) for domain in DOMAINS} for row in _rows(PAPER)
     }
 
 
@@ -96,7 +102,7 @@ def estimates() -> dict[str, PublishedScore]:
     """Dasheng-1.2B's scores by task folder, read off the paper's figure."""
     folders = {task.estimate: task.folder for task in hear_tasks().values() if task.estimate}
     return {
-        folders[row["task"]]: PublishedScore(float(row["dasheng_1.2B_est"]) / 100, row["note"] != PRINTED)
+        folders[row["task"]]: PublishedScore(_fraction(row["dasheng_1.2B_est"]), row["note"] != PRINTED)
         for row in _rows(ESTIMATES)
     }
 

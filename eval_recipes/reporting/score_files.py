@@ -13,8 +13,8 @@ import click
 from eval_recipes.official_kit import EMBEDDINGS_RECORD, PREDICTIONS_RECORD
 from eval_recipes.results import SCORES, primary_score, task_folders
 
-WITHOUT_EFFECT = ("gpus", "in_memory")
-"""Flags of the official kit that decide where it computes, not what."""
+NOT_PROTOCOL = ("gpus", "in_memory", "device", "embeddings")
+"""What a record of scoring holds besides the protocol: where it was computed, and from which files."""
 
 NO_RECORD = "no record"
 
@@ -100,7 +100,7 @@ def read_task(task_dir: Path) -> TaskResult:
     try:
         primary = primary_score(task_dir)
         spreads = tuple(read_spreads(scores, primary.metric, primary.std))
-        mean = float(primary.mean)
+        mean = math.nan if primary.mean is None else float(primary.mean)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise click.ClickException(
             f"{task_dir / SCORES} lacks the task's primary score ({type(error).__name__}: {error}); "
@@ -138,18 +138,19 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_spreads(scores: dict[str, Any], metric: str, folds_std: float | None) -> list[Spread]:
     """What a score file tells about spread.
 
-    heareval gives one over the folds. A scorer that repeats its training adds `seeds`, the list of them,
-    and `<score>_seeds_std` beside each mean over seeds.
+    heareval gives one over the folds. A scorer that repeats its training adds `seeds`, the list of
+    them, and `spread_over_seeds`, with a deviation wherever heareval has a number.
     """
     key = f"test_{metric}"
     spreads = []
     if folds_std is not None:
         n_folds = sum(isinstance(value, dict) and key in value for value in scores.values())
         spreads.append(Spread("folds", float(folds_std), n_folds))
-    folds = scores.get("aggregated_scores")
-    seeds_std = (
-        scores["test"].get(f"{key}_seeds_std") if folds is None else folds.get(f"{key}_mean_seeds_std")
-    )
+    over_seeds = scores.get("spread_over_seeds", {})
+    if "aggregated_scores" in scores:
+        seeds_std = over_seeds.get("aggregated_scores", {}).get(f"{key}_mean")
+    else:
+        seeds_std = over_seeds.get("test", {}).get(key)
     if seeds_std is not None:
         spreads.append(Spread("seeds", float(seeds_std), len(scores["seeds"])))
     return [spread for spread in spreads if math.isfinite(spread.std)]
@@ -157,9 +158,9 @@ def read_spreads(scores: dict[str, Any], metric: str, folds_std: float | None) -
 
 def protocol_of(record: dict[str, Any]) -> str:
     """A record of scoring, as words; everything in it that can change a score is among them."""
-    if not record:
+    if "identity" not in record:
         return f"{NO_RECORD} of the scoring"
-    flags = {name: value for name, value in record["identity"].items() if name not in WITHOUT_EFFECT}
+    flags = {name: value for name, value in record["identity"].items() if name not in NOT_PROTOCOL}
     scorer = flags.pop("scorer", f"heareval {record.get('versions', {}).get('heareval', '')}".strip())
     words = [f"{_readable(name)} {_readable(value)}" for name, value in flags.items() if value is not None]
     return ", ".join([str(scorer), *words])
