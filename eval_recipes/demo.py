@@ -1,4 +1,4 @@
-"""The demo: synthesised sound -> a pretrained model; tasks -> official embeddings, scores -> one table."""
+"""The demo: synthesised sound -> a pretrained model; tasks -> official embeddings, scores -> one report."""
 
 from __future__ import annotations
 
@@ -107,6 +107,13 @@ def _score(contestant: Contestant, out: Path) -> None:
     _run(["heareval", "predictions", str(embeddings / contestant.module), *points, "--quiet"])
 
 
+def _report(out: Path) -> None:
+    """One page with all scores, tables and pictures beside it."""
+    folders = [str(out / "embeddings" / one.name / one.module) for one in CONTESTANTS]
+    labels = [word for one in CONTESTANTS for word in ("--label", one.title)]
+    _run(["report", *folders, *labels, "--out", str(out / "report")])
+
+
 def results_table(out: Path) -> str:
     """A question a block: the task, what is measured, each contestant's score."""
     blocks = []
@@ -138,6 +145,8 @@ def demo(out: Path) -> None:
     _pretrain(out)
     for contestant in CONTESTANTS:
         _score(contestant, out)
+    _report(out)
     click.secho("\nScores by HEAR's official kit, on tasks of synthesised sound\n", bold=True)
     click.echo(results_table(out))
     click.echo(CAVEAT)
+    click.echo(f"\nThe same with charts, to open in a browser: {out / 'report' / 'index.html'}")

@@ -167,8 +167,15 @@ def _distinction(origin: Origin, siblings: Sequence[Origin]) -> str:
     if len({other.options for other in siblings}) > 1:
         parts.append(origin.options)
     if len({other.protocol for other in siblings}) > 1:
-        parts.append(origin.protocol)
+        parts.append(_own_words(origin, siblings))
     return f" [{', '.join(parts) or f'no. {siblings.index(origin) + 1}'}]"
+
+
+def _own_words(origin: Origin, siblings: Sequence[Origin]) -> str:
+    """Of a protocol what its siblings' do not all say too."""
+    words = origin.protocol.split(", ")
+    shared = set(words).intersection(*(other.protocol.split(", ") for other in siblings))
+    return ", ".join([word for word in words if word not in shared] or words)
 
 
 def _published_cells(scores: dict[str, PublishedScore]) -> dict[Row, Cell]:

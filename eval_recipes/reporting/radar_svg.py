@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from eval_recipes.reporting.charts import Axis, Radar, RadarLine
@@ -19,8 +20,8 @@ UPRIGHT = 0.9
 """Cosine of the angle within which a label stands over or under its axis."""
 
 LINE_EM, BASELINE_EM = 1.15, 0.35
-LONG_TITLE = 11
-"""Titles of more characters are broken at their first space."""
+LINE_CHARACTERS, MOST_LINES = 12, 3
+"""Of a title."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,31 @@ def _axis(axis: Axis) -> SvgAxis:
     """An axis and its label, which ends, has its middle or begins where it is placed."""
     sine, cosine = math.sin(axis.angle), math.cos(axis.angle)
     anchor = "middle" if abs(sine) < SIDEWAYS else "start" if sine > 0 else "end"
-    words = tuple(axis.title.split(" ", 1)) if len(axis.title) > LONG_TITLE else (axis.title,)
+    words = title_lines(axis.title)
     above = 1.0 if cosine > UPRIGHT else 0.0 if cosine < -UPRIGHT else 0.5
     shift = BASELINE_EM * (2 - above) - LINE_EM * len(words) * above
     best = f"{100 * axis.best:.1f}"
     return SvgAxis(words, f"{shift:.2f}", best, _point(axis, RIM), _point(axis, LABELS), anchor)
+
+
+def title_lines(title: str) -> tuple[str, ...]:
+    """A title in short lines, broken at its joints; what is too long is cut.
+
+    >>> title_lines("GTZAN Music/Speech"), title_lines("demo_which_sound-v1-small")
+    (('GTZAN', 'Music/Speech'), ('demo_which_', 'sound-v1-', 'small'))
+    """
+    lines = [""]
+    for piece in re.split(r"(?<=[ _-])", title):
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > LINE_CHARACTERS:
+            lines.append("")
+        lines[-1] += piece
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], lines[MOST_LINES - 1].ljust(LINE_CHARACTERS) + "…"]
+    return tuple(_cut(line.strip()) for line in lines)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LINE_CHARACTERS else line[: LINE_CHARACTERS - 1].rstrip() + "…"
 
 
 def _line(line: RadarLine, axes: tuple[Axis, ...]) -> SvgLine:
