@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ CONTESTANTS = (
 
 
 def _show(words: list[str]) -> None:
-    click.secho(f"\n$ {' '.join(words)}", bold=True)
+    click.secho(f"\n$ {shlex.join(words)}", bold=True)
 
 
 def _run(arguments: list[str], module: str = "hear_dasheng.cli", name: str = "hear-dasheng") -> None:

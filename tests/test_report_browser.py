@@ -37,6 +37,7 @@ def browse(tmp_path):
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--disable-dev-shm-usage",
             f"--user-data-dir={tmp_path / 'profile'}",
         ]
         command += [*flags, "--dump-dom", (tmp_path / "page.html").as_uri()]

@@ -216,7 +216,16 @@ def test_one_label_for_two_folders_is_told_apart(tmp_path):
     for folder in folders:
         scored_task(folder / ESC50, "top1_acc", [0.5, 0.6])
     labels = [column.label for column in build_report(folders, ["A", "A"], with_paper=False).columns]
-    assert labels == ["A [no. 1]", "A [no. 2]"]
+    assert labels == ["A (no. 1)", "A (no. 2)"]
+    scored_task(tmp_path / "a" / FSD50K, "mAP", [0.4], protocol=None)
+    labels = [column.label for column in build_report(folders, ["A", "A"], with_paper=False).columns]
+    assert len(set(labels)) == 3
+
+
+def test_a_folder_named_like_a_leaderboard_row_is_not_taken_for_it(tmp_path):
+    scored_task(tmp_path / "wav2vec2" / ESC50, "top1_acc", [0.5, 0.6])
+    report = build_report([tmp_path / "wav2vec2"], leaderboard=["wav2vec2"], with_paper=False)
+    assert [column.label for column in report.columns] == ["wav2vec2", "wav2vec2 (leaderboard)"]
 
 
 @given(st.sets(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(tuple), min_size=1, max_size=6))

@@ -128,6 +128,8 @@ def measured_columns(results: Sequence[TaskResult], labels: dict[Path, str] | No
             cell = Cell(result.score, result.spreads, task_files=result.task_files)
             column.cells[Row(result.task, result.metric, files)] = cell
         columns.append(column)
+    for column, label in zip(columns, number_alike([column.label for column in columns]), strict=True):
+        column.label = label
     return columns
 
 
@@ -157,7 +159,7 @@ def short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _distinction(origin: Origin, siblings: Sequence[Origin]) -> str:
-    """What tells an origin from others of its name: weights, options, protocol, or a number."""
+    """What tells an origin from others of its name: weights, options, protocol."""
     if len(siblings) < 2:
         return ""
     parts = []
@@ -168,7 +170,19 @@ def _distinction(origin: Origin, siblings: Sequence[Origin]) -> str:
         parts.append(origin.options)
     if len({other.protocol for other in siblings}) > 1:
         parts.append(_own_words(origin, siblings))
-    return f" [{', '.join(parts) or f'no. {siblings.index(origin) + 1}'}]"
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
+def number_alike(labels: Sequence[str]) -> list[str]:
+    """The labels, with a number where one occurs more than once.
+
+    >>> number_alike(["a", "b", "a"])
+    ['a (no. 1)', 'b', 'a (no. 2)']
+    """
+    return [
+        f"{label} (no. {labels[: place + 1].count(label)})" if labels.count(label) > 1 else label
+        for place, label in enumerate(labels)
+    ]
 
 
 def _own_words(origin: Origin, siblings: Sequence[Origin]) -> str:
@@ -190,10 +204,9 @@ def _published_cells(scores: dict[str, PublishedScore]) -> dict[Row, Cell]:
 
 def leaderboard_column(row: LeaderboardRow) -> Column:
     """A submission as a column."""
-    beehive = row.scores.get(APART)
-    protocol = f"HEAR leaderboard, {row.date}"
-    cells = _published_cells(row.scores)
-    return Column(row.name, LEADERBOARD, protocol, cells, beehive.score if beehive else None)
+    label, protocol = f"{row.name} (leaderboard)", f"HEAR leaderboard, {row.date}"
+    beehive = row.scores[APART].score if APART in row.scores else None
+    return Column(label, LEADERBOARD, protocol, _published_cells(row.scores), beehive)
 
 
 def estimates_column() -> Column:
