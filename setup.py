@@ -28,7 +28,14 @@ EXTRAS = {
         "tensorboard",
         "webdataset>=1.0",
     ],
-    "evaluation": [*OFFICIAL["NEEDED_BY_TOOLS"], *TORCH_BESIDE_TORCHAUDIO, "librosa>=0.10"],
+    "evaluation": [
+        *OFFICIAL["NEEDED_BY_TOOLS"],
+        *TORCH_BESIDE_TORCHAUDIO,
+        "jinja2>=3.1",
+        "librosa>=0.10",
+        "markupsafe",
+        "matplotlib",
+    ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
@@ -51,7 +58,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*"]),
-    package_data={"pretrain": ["configs/*.yaml"], "eval_recipes": ["data/*.csv"]},
+    package_data={
+        "pretrain": ["configs/*.yaml"],
+        "eval_recipes": ["data/*.csv"],
+        "eval_recipes.reporting": ["templates/*"],
+    },
     install_requires=[
         "click>=8",
         "filelock",
@@ -78,6 +89,7 @@ setup(
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",
             "tasks = eval_recipes.tasks:tasks",
+            "report = eval_recipes.report:report",
             "demo = eval_recipes.demo:demo",
         ],
     },

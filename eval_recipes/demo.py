@@ -1,7 +1,8 @@
-"""The demo: synthesised sound -> a pretrained model; tasks -> official embeddings, scores -> one table."""
+"""The demo: synthesised sound -> a pretrained model; tasks -> official embeddings, scores -> one report."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ VALIDATION_SHARD, TRAINING_SHARDS = "audio_0000000.tar", "audio_{0000001..000000
 CAVEAT = f"""
 Higher is better. Both Dasheng encoders are tiny. The weights of the untrained one are random numbers,
 so that its scores say what the architecture alone gives. The pretrained one began with such numbers and
-has listened for a few minutes, without any label, to {PRETRAINING_CLIPS} clips of the tasks' kinds of sound;
+has listened for a few minutes, without any label, to {PRETRAINING_CLIPS} clips of such sounds and others;
 the released models have listened to 272 000 hours. It gains where a sound is told by its course over
 tenths of seconds; where an instant tells enough, as in the third task, random weights are hard to beat.
 The probes were searched over {GRID_POINTS} grid points, not heareval's 8, and the tasks are toys: nothing
@@ -63,7 +64,7 @@ CONTESTANTS = (
 
 
 def _show(words: list[str]) -> None:
-    click.secho(f"\n$ {' '.join(words)}", bold=True)
+    click.secho(f"\n$ {shlex.join(words)}", bold=True)
 
 
 def _run(arguments: list[str], module: str = "hear_dasheng.cli", name: str = "hear-dasheng") -> None:
@@ -97,14 +98,22 @@ def _validate(contestant: Contestant, model: list[str], log: Path) -> None:
 
 
 def _score(contestant: Contestant, out: Path) -> None:
-    """Validate, embed and score one contestant, with the official tools."""
+    """Embed and score one contestant, with the official tools; validate a checkpoint that was trained."""
     model = ["--model", str(out / contestant.checkpoint)] if contestant.checkpoint else []
     embeddings = out / "embeddings" / contestant.name
-    _validate(contestant, model, out / f"validate.{contestant.name}.log")
+    if contestant.checkpoint == PRETRAINED:
+        _validate(contestant, model, out / "validate.log")
     folders = ["--tasks-dir", str(out / "tasks"), "--embeddings-dir", str(embeddings)]
     _run(["heareval", "embeddings", contestant.module, *model, *folders, "--quiet"])
     points = ["--grid-points", str(GRID_POINTS)]
     _run(["heareval", "predictions", str(embeddings / contestant.module), *points, "--quiet"])
+
+
+def _report(out: Path) -> None:
+    """One page with all scores, tables and pictures beside it."""
+    folders = [str(out / "embeddings" / one.name / one.module) for one in CONTESTANTS]
+    labels = [word for one in CONTESTANTS for word in ("--label", one.title)]
+    _run(["report", *folders, *labels, "--out", str(out / "report")])
 
 
 def results_table(out: Path) -> str:
@@ -138,6 +147,8 @@ def demo(out: Path) -> None:
     _pretrain(out)
     for contestant in CONTESTANTS:
         _score(contestant, out)
+    _report(out)
     click.secho("\nScores by HEAR's official kit, on tasks of synthesised sound\n", bold=True)
     click.echo(results_table(out))
     click.echo(CAVEAT)
+    click.echo(f"\nThe same with charts, to open in a browser: {out / 'report' / 'index.html'}")

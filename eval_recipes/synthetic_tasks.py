@@ -213,7 +213,7 @@ def scene_multilabel(out: Path, clips: tuple[int, int, int] = (96, 48, 144), see
     return _write_task(out, "demo_sounds_in_mix-v1-small", metadata, splits, labels)
 
 
-def event_detection(out: Path, clips: tuple[int, int, int] = (12, 5, 20), seed: int = 0) -> Path:
+def event_detection(out: Path, clips: tuple[int, int, int] = (12, 5, 10), seed: int = 0) -> Path:
     """When does which sound happen? Labelled events in longer clips, onset F-measure."""
     rng, seconds, labels = np.random.default_rng([seed, 3]), 4.0, ["rise", "fall", "flutter"]
     splits = {}

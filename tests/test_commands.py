@@ -10,7 +10,7 @@ from conftest import run_command
 
 def test_help_lists_every_command(tmp_path):
     result = run_command("--help", cwd=tmp_path)
-    for name in ("init", "info", "export", "validate", "heareval", "tasks", "demo", "pretrain"):
+    for name in ("init", "info", "export", "validate", "heareval", "tasks", "report", "demo", "pretrain"):
         assert f"  {name} " in result.stdout
     assert "needs the package" not in result.stdout
 

@@ -1,5 +1,6 @@
 """From audio files to a table of scores, through every command, with the official tools."""
 
+import csv
 import json
 import re
 import subprocess
@@ -75,6 +76,11 @@ def test_the_demo_ends_in_its_table_and_goes_on_where_it_stopped(tmp_path):
     _, untrained, pretrained = scores.values()
     wins = sum(after > before for before, after in zip(untrained, pretrained, strict=True))
     assert wins >= 2, f"pretraining did not help: {scores}"
+    with (tmp_path / "demo/report/scores.csv").open() as opened:
+        reported = [(line["model"], f"{float(line['score']):.2f}") for line in csv.DictReader(opened)]
+    assert sorted(reported) == sorted(
+        (title, f"{score:.2f}") for title, of_tasks in scores.items() for score in of_tasks
+    )
     again = run_command("demo", cwd=tmp_path)
     assert again.stdout.count("already embedded") == again.stdout.count("already scored") == 9
     assert again.stdout.endswith(table)

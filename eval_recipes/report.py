@@ -1,0 +1,167 @@
+"""Scores of any number of models -> one report: HTML, Markdown, CSV and PNG, beside published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from eval_recipes.reporting import charts
+from eval_recipes.reporting.columns import (
+    Column,
+    Row,
+    estimates_column,
+    leaderboard_column,
+    measured_columns,
+    ordered_rows,
+)
+from eval_recipes.reporting.domain_means import DomainRow, domain_rows
+from eval_recipes.reporting.page import page
+from eval_recipes.reporting.pictures import bars_png, radar_png
+from eval_recipes.reporting.published import leaderboard_row, sources
+from eval_recipes.reporting.score_files import TaskResult, read_embedding_folder
+from eval_recipes.reporting.tables import domain_means_csv, markdown, scores_csv
+from eval_recipes.reporting.wording import findings
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows.
+
+    Attributes:
+        columns: measured ones, then the leaderboard's, then the paper's figure.
+        rows: tasks, HEAR's first.
+        domains: means per domain; none if no task of HEAR is there in full.
+        findings: what to know before comparing.
+        sources: of the published numbers shown.
+    """
+
+    columns: list[Column]
+    rows: list[Row]
+    domains: list[DomainRow]
+    findings: list[str]
+    sources: tuple[dict[str, str], ...]
+
+
+def build_report(
+    folders: Sequence[Path],
+    labels: Sequence[str] = (),
+    leaderboard: Sequence[str] = (),
+    with_paper: bool = True,
+) -> Report:
+    """Read scores and set them beside published ones.
+
+    Args:
+        folders: folders of task folders, or single task folders.
+        labels: a name for each of `folders`; none to name them after the folders.
+        leaderboard: names of rows of the HEAR leaderboard.
+        with_paper: show the paper's numbers, if there are tasks to compare with them.
+
+    Raises:
+        click.ClickException: nothing is scored, a file is damaged, a name is unknown.
+    """
+    chosen = [leaderboard_column(leaderboard_row(name)) for name in dict.fromkeys(leaderboard)]
+    results, unscored, names = _read(folders, labels)
+    columns = measured_columns(results, names)
+    has_hear_tasks = any(row.hear_task for column in columns for row in column.cells)
+    with_paper = with_paper and has_hear_tasks
+    columns += chosen + ([estimates_column()] if with_paper else [])
+    domains = domain_rows(columns, with_paper) if has_hear_tasks or chosen else []
+    return Report(
+        columns,
+        ordered_rows(columns),
+        domains,
+        findings(columns, unscored),
+        sources() if with_paper or chosen else (),
+    )
+
+
+def _read(
+    folders: Sequence[Path], labels: Sequence[str]
+) -> tuple[list[TaskResult], list[Path], dict[Path, str]]:
+    """Results, unscored tasks, and the names chosen, by the folder that holds the tasks."""
+    if labels and len(labels) != len(folders):
+        raise click.BadParameter(
+            f"{len(labels)} labels for {len(folders)} folders; give one --label for each, in order, or none"
+        )
+    found: dict[tuple[Path, str], TaskResult] = {}
+    unscored: dict[Path, None] = {}
+    names: dict[Path, str] = {}
+    for number, folder in enumerate(folders):
+        results, without = read_embedding_folder(folder)
+        found.update({(result.origin.folder, result.task): result for result in results})
+        unscored.update(dict.fromkeys(task.resolve() for task in without))
+        if labels:
+            parents = [result.origin.folder for result in results]
+            parents += [task.resolve().parent for task in without]
+            names.update(dict.fromkeys(parents, labels[number]))
+    if not found:
+        raise click.ClickException(
+            f"nothing in {', '.join(map(str, folders))} is scored yet; "
+            "`hear-dasheng heareval predictions` scores embeddings"
+        )
+    return list(found.values()), list(unscored), names
+
+
+def report_files(report: Report) -> dict[str, bytes]:
+    """The report's files by name; pictures only of what there is to draw."""
+    shown = (report.columns, report.rows, report.domains, report.findings, report.sources)
+    texts = {
+        "index.html": page(*shown),
+        "report.md": markdown(*shown),
+        "scores.csv": scores_csv(report.columns, report.rows),
+    }
+    contents = {name: text.encode() for name, text in texts.items()}
+    if report.domains:
+        contents["domain_means.csv"] = domain_means_csv(report.domains).encode()
+        contents["domains.png"] = bars_png(charts.domain_bars(report.domains))
+    if radar := charts.radar(report.columns, report.rows):
+        contents["radar.png"] = radar_png(radar)
+    if groups := charts.task_bars(report.columns, report.rows):
+        contents["tasks.png"] = bars_png(groups)
+    return contents
+
+
+OPTIONAL_FILES = ("domain_means.csv", "domains.png", "radar.png", "tasks.png")
+
+
+def write_report(report: Report, out: Path) -> list[Path]:
+    """Write the report's files; each is whole or not there, and none of an earlier report stays."""
+    contents = report_files(report)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        partial = out / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(out / name)
+    for name in OPTIONAL_FILES:
+        if name not in contents:
+            (out / name).unlink(missing_ok=True)
+    return [out / name for name in contents]
+
+
+@click.command("report")
+@click.argument(
+    "embedding_dirs",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option("--out", default="report", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--label", "labels", multiple=True, help="Name of a model, one for each EMBEDDING_DIR.")
+@click.option("--leaderboard", multiple=True, metavar="NAME", help="A row of the HEAR leaderboard, by name.")
+@click.option("--paper/--no-paper", default=True, show_default=True, help="The Dasheng paper's numbers.")
+def report(
+    embedding_dirs: tuple[Path, ...],
+    out: Path,
+    labels: tuple[str, ...],
+    leaderboard: tuple[str, ...],
+    paper: bool,
+) -> None:
+    """Report the scores of EMBEDDING_DIRS (folders of scored tasks, one a model) in tables and charts."""
+    built = build_report(embedding_dirs, labels, leaderboard, paper)
+    for finding in built.findings:
+        click.echo(finding, err=True)
+    for path in write_report(built, out):
+        click.echo(str(path))

@@ -1,0 +1,1 @@
+"""What `hear-dasheng report` is made of: scores, published numbers, tables, charts, files."""

@@ -1,0 +1,103 @@
+"""Columns -> one HTML page that needs nothing else: no network, no other file, no script to be read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from eval_recipes.reporting import charts, wording
+from eval_recipes.reporting.columns import Column, Row
+from eval_recipes.reporting.domain_means import DomainRow
+from eval_recipes.reporting.published import APART, DOMAINS
+from eval_recipes.reporting.radar_svg import marker, svg_radar
+
+
+def _template(name: str) -> str:
+    return (files("eval_recipes.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def page(
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    domains: Sequence[DomainRow],
+    findings: Sequence[str],
+    sources: Sequence[dict[str, str]],
+) -> str:
+    """The page, with everything that came from files escaped."""
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    radar = charts.radar(columns, rows)
+    script = _template("page.js")
+    return environment.get_template("page.html").render(
+        style=Markup(_template("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        columns=columns,
+        rows=rows,
+        looks=[charts.look(index) for index in range(len(columns))],
+        domain_names=(*DOMAINS, APART),
+        domains=domains,
+        findings=findings,
+        sources=sources,
+        radar=svg_radar(radar) if radar else None,
+        domain_bars=charts.domain_bars(domains) if domains else [],
+        task_bars=charts.task_bars(columns, rows),
+        provenance=[provenance(column) for column in columns if column.origin],
+        marker=marker,
+        wording=wording,
+    )
+
+
+def breakable(text: str) -> Markup:
+    """Escaped text that may be broken where names of modules and folders have their joints.
+
+    >>> breakable("a_b<c")
+    Markup('a_<wbr />b&lt;c')
+    """
+    pieces = re.split(r"(?<=[_=/-])(?=\w)|(?<=\.)(?=[^\W\d])", text)
+    return Markup("<wbr />").join(escape(piece) for piece in pieces)
+
+
+def provenance(column: Column) -> dict[str, Any]:
+    """What a measured column was made from: names and values, and each task's commands."""
+    origin = column.origin
+    if origin is None:
+        raise ValueError(f"{column.label} was not measured here, so that nothing is recorded of it")
+    packages: dict[str, set[str]] = {}
+    commands: dict[str, list[str]] = {}
+    for result in column.results:
+        for step, record in result.records.items():
+            for package, version in record.get("versions", {}).items():
+                packages.setdefault(package, set()).add(version)
+            if record:
+                made = f"{record.get('command', 'no record')} ({record.get('seconds', 0):.0f} s)"
+                commands.setdefault(f"{step}: {made}", []).append(result.task)
+    named = sorted(packages.items())
+    options = json.loads(origin.options)
+    return {
+        "label": column.label,
+        "facts": {
+            "Folder": str(origin.folder),
+            "HEAR module": origin.module,
+            "Weights (SHA-256)": origin.checkpoint or "not recorded, or the module's default",
+            "Options": json.dumps(options) if options else "none",
+            "Protocol": origin.protocol,
+            "Versions": ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in named)
+            or "not recorded",
+        },
+        "commands": commands,
+    }

@@ -1,0 +1,134 @@
+"""The published numbers that ship with this package: HEAR's tasks, the paper's rows, the leaderboard.
+
+Scores are fractions here, whatever the file's unit.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+
+import click
+
+TASKS, PAPER = "report_tasks.csv", "paper_hear_domains.csv"
+ESTIMATES, LEADERBOARD = "dasheng12b_hear_per_task_estimates.csv", "hear_leaderboard.csv"
+
+DOMAINS = ("Environment", "Speech", "Music")
+"""As the paper groups them."""
+
+APART = "Beehive"
+"""HEAR's task that the paper leaves out."""
+
+READ_OFF = "Dasheng-1.2B (read off a figure)"
+PRINTED = "label = Dasheng-1.2B"
+"""The note of an estimate that the figure prints as a number; the others were measured in it."""
+
+
+@dataclass(frozen=True)
+class HearTask:
+    """A task of the benchmark.
+
+    Attributes:
+        folder: its folder's name, which holds the version.
+        title: short, for tables and axes.
+        domain: one of `DOMAINS`, or `APART`.
+        metric: the primary one.
+        leaderboard: its column in the leaderboard; empty for the two folders of Beehive.
+        estimate: its name in the estimates for Dasheng-1.2B.
+    """
+
+    folder: str
+    title: str
+    domain: str
+    metric: str
+    leaderboard: str
+    estimate: str
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """A published score, a fraction; `is_measured_in_figure` if it was not printed as a number."""
+
+    score: float
+    is_measured_in_figure: bool = False
+
+
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """A submission: scores by task folder (Beehive's one score under `APART`), with its date."""
+
+    name: str
+    date: str
+    scores: dict[str, PublishedScore]
+
+
+@cache
+def _rows(name: str) -> tuple[dict[str, str], ...]:
+    with (files("eval_recipes") / "data" / name).open(encoding="utf-8", newline="") as opened:
+        return tuple(csv.DictReader(opened))
+
+
+def _fraction(percent: str) -> float:
+    """Exactly the number that a table in percent means."""
+    return float(Decimal(percent) / 100)
+
+
+def sources() -> tuple[dict[str, str], ...]:
+    """Title, URL and remark of every data file."""
+    return _rows("sources.csv")
+
+
+def hear_tasks() -> dict[str, HearTask]:
+    """HEAR's 20 task folders, in the order of the domains."""
+    return {row["folder"]: HearTask(**row) for row in _rows(TASKS)}
+
+
+def paper_domain_means() -> dict[str, dict[str, float]]:
+    """Model -> domain -> mean, as the paper prints them (fractions).
+
+    >>> paper_domain_means()["Dasheng-1.2B"]["Music"]
+    0.849
+    """
+    return {
+        row["model"]: {domain: _fraction(row[domain.lower()]) for domain in DOMAINS} for row in _rows(PAPER)
+    }
+
+
+def estimates() -> dict[str, PublishedScore]:
+    """Dasheng-1.2B's scores by task folder, read off the paper's figure."""
+    folders = {task.estimate: task.folder for task in hear_tasks().values() if task.estimate}
+    return {
+        folders[row["task"]]: PublishedScore(_fraction(row["dasheng_1.2B_est"]), row["note"] != PRINTED)
+        for row in _rows(ESTIMATES)
+    }
+
+
+def leaderboard_row(name: str) -> LeaderboardRow:
+    """A row of the HEAR leaderboard, by its name in any case.
+
+    Raises:
+        click.BadParameter: there is none of that name; the nearest are named.
+    """
+    rows = {row["Model"].casefold(): row for row in _rows(LEADERBOARD)}
+    row = rows.get(name.strip().casefold())
+    if row is None:
+        raise click.BadParameter(
+            f"the HEAR leaderboard has no row {name!r}; the nearest: {', '.join(_nearest(name))}"
+        )
+    columns = {task.leaderboard: task.folder for task in hear_tasks().values() if task.leaderboard}
+    columns["Beehive"] = APART
+    scores = {folder: PublishedScore(float(row[column])) for column, folder in columns.items() if row[column]}
+    return LeaderboardRow(row["Model"], row["Submission Date"], scores)
+
+
+def _nearest(name: str, n: int = 3) -> list[str]:
+    """Names alike in spelling; first those that contain what was typed."""
+    names = {row["Model"].casefold(): row["Model"] for row in _rows(LEADERBOARD)}
+    typed = name.strip().casefold()
+    containing = [folded for folded in names if typed and typed in folded]
+    alike = difflib.get_close_matches(typed, names, n=n, cutoff=0)
+    return [names[folded] for folded in dict.fromkeys([*containing, *alike])][:n]

@@ -1,0 +1,96 @@
+"""The geometry of the report's charts, and its colours."""
+
+import math
+import re
+from itertools import pairwise
+
+import pytest
+from conftest import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
+from report_cases import scored_benchmark, scored_task
+
+from eval_recipes.report import build_report, report_files
+from eval_recipes.reporting.charts import MIN_AXES, RadarLine, look, radar
+from eval_recipes.reporting.pictures import PALETTE
+from eval_recipes.reporting.radar_svg import LINE_CHARACTERS, MOST_LINES, RIM, svg_radar, title_lines
+
+CSS = (REPOSITORY / "eval_recipes/reporting/templates/page.css").read_text()
+
+
+@pytest.fixture(scope="module")
+def full_report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    one = scored_benchmark(folder / "one", 0)
+    two = scored_benchmark(folder / "two", 1, without=("esc50-v2.0.0-full",))
+    return build_report([one, two])
+
+
+@given(st.text("ab _-", max_size=60).map(str.strip))
+def test_titles_fit_beside_their_axis(title):
+    lines = title_lines(title)
+    assert 1 <= len(lines) <= MOST_LINES
+    assert all(len(line) <= LINE_CHARACTERS for line in lines)
+    if not any("…" in line for line in lines):
+        assert "".join(lines).replace(" ", "") == title.replace(" ", "")
+
+
+@given(st.lists(st.none() | st.floats(0, 1), min_size=MIN_AXES, max_size=12))
+def test_a_radar_line_joins_neighbours_that_both_have_a_score(shares):
+    n = len(shares)
+    joined = {
+        frozenset(pair) for run in RadarLine("m", look(0), tuple(shares)).runs() for pair in pairwise(run)
+    }
+    neighbours = [(place, (place + 1) % n) for place in range(n)]
+    both = [pair for pair in neighbours if None not in (shares[pair[0]], shares[pair[1]])]
+    assert joined == {frozenset(pair) for pair in both}
+
+
+def test_the_best_score_lies_on_the_rim(full_report):
+    drawn = radar(full_report.columns, full_report.rows)
+    assert drawn is not None
+    assert len(drawn.axes) == 18
+    assert "Beehive" not in {axis.domain for axis in drawn.axes}
+    for place, axis in enumerate(drawn.axes):
+        shares = [line.shares[place] for line in drawn.lines if line.shares[place] is not None]
+        assert max(shares) == pytest.approx(1.0)
+        assert math.hypot(*axis.place(RIM)) == pytest.approx(RIM)
+    assert svg_radar(drawn).axes[0].end == ("0.0", "-165.0")
+    assert drawn.lines[1].shares[1] is None
+
+
+def test_two_tasks_make_no_radar(tmp_path):
+    for name in ("one", "two"):
+        scored_task(tmp_path / "model" / name, "top1_acc", [0.5])
+    assert "radar.png" not in report_files(build_report([tmp_path / "model"]))
+
+
+def themes() -> list[dict[str, str]]:
+    light, dark = re.findall(r":root \{(.*?)\}", CSS, flags=re.S)
+    return [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in (light, dark)]
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2's ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+@pytest.mark.parametrize("theme", themes(), ids=["light", "dark"])
+def test_colours_can_be_told_from_the_background(theme):
+    for background in ("paper", "raised", "alert"):
+        assert contrast(theme["ink"], theme[background]) >= 7
+    for text in ("muted", "link"):
+        assert contrast(theme[text], theme["paper"]) >= 4.5
+    for number in range(len(PALETTE)):
+        assert contrast(theme[f"c{number}"], theme["raised"]) >= 3
+
+
+def test_pictures_have_the_pages_colours():
+    assert [themes()[0][f"c{number}"] for number in range(len(PALETTE))] == list(PALETTE)
