@@ -77,6 +77,7 @@ setup(
             "pretrain = pretrain.train:pretrain",
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",
+            "score = eval_recipes.score:score",
             "tasks = eval_recipes.tasks:tasks",
             "demo = eval_recipes.demo:demo",
         ],
