@@ -21,7 +21,9 @@ ROUNDING_S = 1e-6
 """By how much a search for candidates is wider than the collar, which is then tested exactly."""
 
 
-def onset_f_measure(found: Events, true: Events, *, collar_s: float, of_length: float | None = None) -> Scores:
+def onset_f_measure(
+    found: Events, true: Events, *, collar_s: float, of_length: float | None = None
+) -> Scores:
     """F-measure, precision and recall of events matched one to one.
 
     Args:
@@ -90,6 +92,8 @@ def _pairs(true: ndarray, found: ndarray, n_true: int, n_found: int) -> int:
 def segment_error_rate(found: Events, true: Events, *, segment_s: float) -> Scores:
     """Substitutions, deletions and insertions in segments of fixed length, per true activity.
 
+    As in sed_eval, anything found where nothing is true is an error rate of the order of 1e16.
+
     Raises:
         ValueError: a true event has a label that the vocabulary has not.
     """
@@ -107,7 +111,7 @@ def segment_error_rate(found: Events, true: Events, *, segment_s: float) -> Scor
     n_true, n_found = per_segment(true_active), per_segment(found_active)
     substitutions = (np.minimum(n_true, n_found) - per_segment(both)).sum()
     errors = substitutions + np.abs(n_true - n_found).sum()
-    return (("error_rate", float(errors / n_true.sum()) if n_true.sum() else np.nan),)
+    return (("error_rate", float(errors / (n_true.sum() + np.spacing(1)))),)
 
 
 def _active(events: Events, labels: int, segments: int, segment_s: float) -> ndarray:

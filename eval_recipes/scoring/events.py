@@ -108,7 +108,7 @@ class FrameTimeline:
         label, start, end = label[kept], start[kept], end[kept]
         return Events(self.file[start], label, self.time_ms[start] / 1000.0, self.time_ms[end] / 1000.0)
 
-    def _median(self, is_on: Bool[ndarray, "frames labels"], filter_ms: float) -> Bool[ndarray, "..."]:
+    def _median(self, is_on: Bool[ndarray, "frames labels"], filter_ms: float) -> Bool[ndarray, ...]:
         if filter_ms not in self._windows:
             self._windows[filter_ms] = self._window(filter_ms)
         padded, begin, width = self._windows[filter_ms]

@@ -50,12 +50,12 @@ class SeedResult:
 
     Attributes:
         scores: what heareval writes for it.
-        trained: all trainings, the grid's first.
+        trainings: what each training was and came to, the grid's first.
     """
 
     seed: int
     scores: dict[str, Any]
-    trained: list[Trained]
+    trainings: list[dict[str, Any]]
 
 
 @contextmanager
@@ -129,7 +129,10 @@ class Protocol:
         index = searched.index(best)
         others = [self._submit(best.point, index, fold, seed) for fold in range(1, len(self._folds))]
         chosen = [best, *(future.result() for future in others)]
-        return SeedResult(seed, self._test(chosen), searched + chosen[1:])
+        folds = [0] * len(searched) + list(range(1, len(chosen)))
+        listed = zip(searched + chosen[1:], folds, strict=True)
+        trainings = [self._describe(trained, fold) for trained, fold in listed]
+        return SeedResult(seed, self._test(chosen), trainings)
 
     def _submit(self, point: GridPoint, index: int, fold: int, seed: int) -> Future[Trained]:
         return self._pool.submit(self._train, point, index, fold, seed)
@@ -156,6 +159,17 @@ class Protocol:
         )
         self._on_trained()
         return trained
+
+    def _describe(self, trained: Trained, fold: int) -> dict[str, Any]:
+        return {
+            "fold": self._folds[fold].fold.name,
+            "hparams": trained.point.hparams(),
+            "validation_score": trained.best.score,
+            "epoch": trained.epoch,
+            "epochs": trained.epochs,
+            "validations": trained.validations,
+            "time_in_min": trained.minutes,
+        }
 
     def _rank(self, trained: Trained) -> np.float32:
         score = np.float32(trained.best.score)

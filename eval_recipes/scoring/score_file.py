@@ -2,7 +2,7 @@
 
 Every number in heareval's places is the mean over seeds. Beside them stand `seeds`,
 `spread_over_seeds` (sample standard deviations in the same places; null for one seed), and
-`per_seed`, where each seed's own results are whole. What is not a finite number is null: JSON knows no NaN.
+`per_seed`, where each seed's own results are whole, with a line on every training. What is not a finite number is null: JSON knows no NaN.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ def combine(results: list[SeedResult]) -> dict[str, Any]:
             "spread_over_seeds": {
                 group: _over_seeds([n[group] for n in numbers], _spread) for group in numbers[0]
             },
-            "per_seed": [{"seed": result.seed, **result.scores} for result in results],
+            "per_seed": [
+                {"seed": result.seed, **result.scores, "trainings": result.trainings} for result in results
+            ],
         }
     )
 
 
 def _over_seeds(groups: list[dict[str, float]], statistic: Any) -> dict[str, float]:
-    return {name: statistic([float(group[name]) for group in groups]) for name in groups[0]}
+    return {name: statistic([group[name] for group in groups]) for name in groups[0]}
 
 
 def _mean(values: list[float]) -> float:
