@@ -1,9 +1,9 @@
 """`hear-dasheng score` against the official kit: wall time of the whole command on the same embeddings.
 
-Both are run alternately, each as a process of its own, bound to the same cores. How long trainings are before they
-stop early is a matter of the random weights, so beside the wall time stands what it came to: the products of all
-trained and validated rows (`protocol TFLOP`), and the rate. The roofline is the time that those products
-would take at the rate of one large matrix product, by 1.3, and 4 s.
+Both are run alternately, each as a process of its own, bound to the same cores. How long trainings are
+before they stop early is a matter of the random weights, so beside the wall time stands what it came to: the
+products of all trained and validated rows (`TFLOP`), and the rate. The roofline is the time that those
+products would take at the rate of one large matrix product, by 1.3, and 4 s.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from eval_recipes import synthetic_embeddings as synthetic
 HIDDEN = 1024
 KINDS = {
     "multiclass": lambda folder: synthetic.multiclass(
-        folder, clips=400, folds=5, classes=50, dim=768, noise=9.0
+        folder, clips=400, folds=5, classes=50, dim=768, noise=6.0
     ),
     "multilabel": lambda folder: synthetic.multilabel(
         folder, clips=(2000, 500, 500), classes=50, dim=768, noise=6.0
     ),
     "event": lambda folder: synthetic.events(
-        folder, files=(24, 6, 12), seconds=30, classes=11, dim=768, noise=4.0
+        folder, files=(24, 6, 12), seconds=30, classes=11, dim=768, noise=6.0
     ),
 }
 
@@ -43,7 +43,7 @@ def rows(folder: Path, splits: list[str]) -> int:
 
 
 def protocol_tflop(folder: Path, trainings: list[dict]) -> float:
-    """Products of all trainings: forward and both gradients (none of the embeddings); validation once forward."""
+    """Products of all trainings: forward and both gradients (not of embeddings); validation forward."""
     metadata = json.loads((folder / "task_metadata.json").read_text())
     features = json.loads((folder / f"{metadata['splits'][0]}.embedding-dimensions.json").read_text())[1]
     labels = len((folder / "labelvocabulary.csv").read_text().splitlines()) - 1

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from eval_recipes import provenance
 from eval_recipes.official_kit import EMBEDDINGS_DONE, PREDICTIONS_DONE, PREDICTIONS_RECORD, for_each_task
 from eval_recipes.results import SCORES, summary, task_folders
+from eval_recipes.scoring.allocation import keep_freed_memory
 from eval_recipes.task_checks import TaskProblem, check_embeddings
 
 FIRST_SEED = 42
@@ -46,6 +47,7 @@ def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
     """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them), fast."""
     folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
     _check_device(flags["device"])
+    keep_freed_memory()
     stop = threading.Event()
     workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1
     with ThreadPoolExecutor(workers) as pool:

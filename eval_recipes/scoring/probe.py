@@ -219,4 +219,5 @@ class Probe:
         # numpy's small integers are six times faster than torch's Bernoulli numbers on a CPU.
         half = RANDOM_LEVELS // 2
         drawn = self._random.integers(-half, half, x.shape, dtype=np.int16)
-        return (torch.from_numpy(drawn) >= round(self.dropout * RANDOM_LEVELS) - half).to(x.dtype).mul_(scale)
+        is_kept = torch.from_numpy(drawn >= round(self.dropout * RANDOM_LEVELS) - half)
+        return is_kept.to(x.dtype).mul_(scale)

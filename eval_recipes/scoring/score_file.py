@@ -2,7 +2,8 @@
 
 Every number in heareval's places is the mean over seeds. Beside them stand `seeds`,
 `spread_over_seeds` (sample standard deviations in the same places; null for one seed), and
-`per_seed`, where each seed's own results are whole, with a line on every training. What is not a finite number is null: JSON knows no NaN.
+`per_seed`, where each seed's own results are whole, with a line on every training. What is
+not a finite number is null: JSON knows no NaN.
 """
 
 from __future__ import annotations
