@@ -48,15 +48,9 @@ def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
     folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
     _check_device(flags["device"])
     keep_freed_memory()
-    stop = threading.Event()
     workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1
     with ThreadPoolExecutor(workers) as pool:
-        try:
-            for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool, stop))
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool))
 
 
 def _check_device(device: str) -> None:
@@ -69,9 +63,7 @@ def _check_device(device: str) -> None:
         raise click.BadParameter(f"--device {device!r} cannot be used here: {reason}") from error
 
 
-def _score_task(
-    folder: Path, flags: dict[str, Any], redo: bool, pool: ThreadPoolExecutor, stop: threading.Event
-) -> None:
+def _score_task(folder: Path, flags: dict[str, Any], redo: bool, pool: ThreadPoolExecutor) -> None:
     if not (folder / EMBEDDINGS_DONE).exists():
         raise TaskProblem(f"{folder} holds no finished embeddings; embed the task first")
     identity = {"scorer": "hear-dasheng score", **flags, "embeddings": embeddings_hash(folder)}
@@ -81,9 +73,11 @@ def _score_task(
             raise TaskProblem(f"{folder} was scored in another way ({changed}); --redo scores it anew")
         click.echo("  already scored")
         return
-    check_embeddings(folder)
     start = time.monotonic()
-    content = score_folder(folder, flags, pool, stop)
+    try:
+        content = score_folder(folder, flags, pool)
+    except ValueError as error:  # of this task's data or settings; the other tasks go on
+        raise TaskProblem(str(error)) from error
     for stale in (folder / PREDICTIONS_DONE, record):  # of the scores about to be replaced
         stale.unlink(missing_ok=True)
     provenance.write_json(folder / SCORES, content)
@@ -91,26 +85,28 @@ def _score_task(
     click.echo(f"  {summary(folder)} in {time.monotonic() - start:.0f} s")
 
 
-def score_folder(
-    folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor, stop: threading.Event | None = None
-) -> dict[str, Any]:
+def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
     """Run the protocol on one task folder, all seeds side by side.
 
     Args:
         folder: with embeddings.
         flags: `seeds`, `grid`, `grid_points`, `precision`, `device`.
         pool: where trainings run.
-        stop: ends them early.
 
     Returns:
         The content of its score file.
+
+    Raises:
+        TaskProblem: a file is missing, broken or does not fit the others.
     """
     from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
     from eval_recipes.scoring.score_file import combine
     from eval_recipes.scoring.task_data import TaskData
 
     settings = Settings(**{name: value for name, value in flags.items() if name != "seeds"})
-    task = TaskData(folder)
+    task, stop = TaskData(folder), threading.Event()
+    task.splits(tuple(task.metadata["splits"]))
+    check_embeddings(folder)
     seeds = range(FIRST_SEED, FIRST_SEED + flags["seeds"])
     total = flags["seeds"] * (flags["grid_points"] + len(task.folds) - 1)
     with one_thread_a_training(), tqdm(total=total, desc="  probes", leave=False, disable=None) as bar:
@@ -119,8 +115,7 @@ def score_folder(
             try:
                 return combine(list(runs.map(protocol.run, seeds)))
             except BaseException:
-                if stop is not None:
-                    stop.set()
+                stop.set()  # or leaving this block would wait for all trainings
                 raise
 
 
