@@ -121,7 +121,7 @@ def score_of(scores: dict) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", default=list(KINDS), choices=[[], *KINDS])
+    parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")])
     parser.add_argument("--without-kit", action="store_true", help="only ours, against the roofline")
@@ -136,7 +136,7 @@ def main() -> None:
         {} if arguments.without_kit else {"heareval": None}
     )
     with tempfile.TemporaryDirectory() as scratch:
-        for kind in arguments.kinds:
+        for kind in arguments.kinds or KINDS:
             folder = KINDS[kind](Path(scratch, kind))
             for round_ in range(arguments.rounds):
                 results = {}

@@ -91,22 +91,20 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", default=list(KINDS), choices=[[], *KINDS])
+    parser.add_argument("kinds", nargs="*", help=f"of {', '.join(KINDS)}; default: all")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--grid-points", type=int, default=4)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # Lightning profiles every training
     print(machine())
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        for kind in arguments.kinds:
+        for kind in arguments.kinds or KINDS:
             folder = KINDS[kind](Path(scratch, kind))
             reference = kits(folder, arguments.seeds, arguments.grid_points)
-            print(
-                f"{kind:<11} heareval   {statistics.fmean(reference):6.2f} ± {statistics.stdev(reference):.2f}"
-            )
+            print(f"{kind:<11} heareval   {spread(reference)}", flush=True)
             for precision in ("fp32", "bf16"):
                 found = ours(folder, arguments.seeds, arguments.grid_points, precision)
                 interval = stats.ttest_ind(found, reference, equal_var=False).confidence_interval(0.95)
