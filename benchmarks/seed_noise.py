@@ -1,7 +1,8 @@
 """Do `hear-dasheng score` and the official kit score alike? Many seeds of both on the same small tasks.
 
-Prints both means and the 95 % interval of their difference (Welch) in points. heareval's own functions
-are called after seeding; its files stay as they are. Grids are heareval's, with the hidden width and the
+Prints both means and the 95 % interval of their difference in points. heareval's own functions are called
+after seeding; its files stay as they are. A seed draws the same grid points in both, and differences are
+taken seed by seed. Grids are heareval's, with the hidden width and the
 number of epochs cut down through the task's metadata, alike for both, so that ten seeds take minutes.
 """
 
@@ -107,7 +108,7 @@ def main() -> None:
             print(f"{kind:<11} heareval   {spread(reference)}", flush=True)
             for precision in ("fp32", "bf16"):
                 found = ours(folder, arguments.seeds, arguments.grid_points, precision)
-                interval = stats.ttest_ind(found, reference, equal_var=False).confidence_interval(0.95)
+                interval = stats.ttest_rel(found, reference).confidence_interval(0.95)
                 difference = statistics.fmean(found) - statistics.fmean(reference)
                 print(f"{kind:<11} ours {precision}  {spread(found)}  difference {difference:+.2f}", end="")
                 print(f" [{interval.low:+.2f}, {interval.high:+.2f}]", flush=True)
