@@ -88,6 +88,7 @@ setup(
             "pretrain = pretrain.train:pretrain",
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",
+            "score = eval_recipes.score:score",
             "tasks = eval_recipes.tasks:tasks",
             "report = eval_recipes.report:report",
             "demo = eval_recipes.demo:demo",

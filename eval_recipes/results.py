@@ -80,8 +80,14 @@ def primary_score(task_dir: Path) -> TaskScore:
     metric = metadata["evaluation"][0]
     if "aggregated_scores" in scores:
         folds = scores["aggregated_scores"]
-        return TaskScore(task_dir.name, metric, folds[f"test_{metric}_mean"], folds[f"test_{metric}_std"])
-    return TaskScore(task_dir.name, metric, scores["test"][f"test_{metric}"], None)
+        mean, std = _number(folds[f"test_{metric}_mean"]), _number(folds[f"test_{metric}_std"])
+        return TaskScore(task_dir.name, metric, mean, std)
+    return TaskScore(task_dir.name, metric, _number(scores["test"][f"test_{metric}"]), None)
+
+
+def _number(value: float | None) -> float:
+    """A score; strict JSON has null for what is not a number."""
+    return math.nan if value is None else value
 
 
 def summary(task_dir: Path) -> str:

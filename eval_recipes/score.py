@@ -1,0 +1,131 @@
+"""`hear-dasheng score`: embeddings in heareval's layout -> `test.predicted-scores.json`, fast.
+
+The same protocol, file and names as `hear-dasheng heareval predictions`, which stays the referee.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from eval_recipes import provenance
+from eval_recipes.official_kit import EMBEDDINGS_DONE, PREDICTIONS_DONE, PREDICTIONS_RECORD, for_each_task
+from eval_recipes.results import SCORES, summary, task_folders
+from eval_recipes.scoring.allocation import keep_freed_memory
+from eval_recipes.task_checks import TaskProblem, check_embeddings
+
+FIRST_SEED = 42
+"""heareval's; further seeds count up from it."""
+
+
+@click.command()
+@click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs, from seed 42 on.")
+@click.option(
+    "--grid", default="default", show_default=True, type=click.Choice(["default", "fast", "faster"])
+)
+@click.option("--grid-points", default=8, show_default=True, type=click.IntRange(1), help="Points drawn.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "bf16"]),
+    help="Of the products in training.",
+)
+@click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
+@click.option("--redo", is_flag=True, help="Score anew what is scored already, by whichever scorer.")
+def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
+    """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them), fast."""
+    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
+    _check_device(flags["device"])
+    keep_freed_memory()
+    workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool))
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.BadParameter(f"--device {device!r} cannot be used here: {reason}") from error
+
+
+def _score_task(folder: Path, flags: dict[str, Any], redo: bool, pool: ThreadPoolExecutor) -> None:
+    if not (folder / EMBEDDINGS_DONE).exists():
+        raise TaskProblem(f"{folder} holds no finished embeddings; embed the task first")
+    identity = {"scorer": "hear-dasheng score", **flags, "embeddings": embeddings_hash(folder)}
+    record = folder / PREDICTIONS_RECORD
+    if (folder / SCORES).exists() and not redo:
+        if changed := provenance.difference(record, identity):
+            raise TaskProblem(f"{folder} was scored in another way ({changed}); --redo scores it anew")
+        click.echo("  already scored")
+        return
+    start = time.monotonic()
+    try:
+        content = score_folder(folder, flags, pool)
+    except ValueError as error:  # of this task's data or settings; the other tasks go on
+        raise TaskProblem(str(error)) from error
+    for stale in (folder / PREDICTIONS_DONE, record):  # of the scores about to be replaced
+        stale.unlink(missing_ok=True)
+    provenance.write_json(folder / SCORES, content)
+    provenance.record(record, identity, time.monotonic() - start)
+    click.echo(f"  {summary(folder)} in {time.monotonic() - start:.0f} s")
+
+
+def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Run the protocol on one task folder, all seeds side by side.
+
+    Args:
+        folder: with embeddings.
+        flags: `seeds`, `grid`, `grid_points`, `precision`, `device`.
+        pool: where trainings run.
+
+    Returns:
+        The content of its score file.
+
+    Raises:
+        TaskProblem: a file is missing, broken or does not fit the others.
+    """
+    from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
+    from eval_recipes.scoring.score_file import combine
+    from eval_recipes.scoring.task_data import TaskData
+
+    settings = Settings(**{name: value for name, value in flags.items() if name != "seeds"})
+    task, stop = TaskData(folder), threading.Event()
+    task.splits(tuple(task.metadata["splits"]))
+    check_embeddings(folder)
+    seeds = range(FIRST_SEED, FIRST_SEED + flags["seeds"])
+    total = flags["seeds"] * (flags["grid_points"] + len(task.folds) - 1)
+    with one_thread_a_training(), tqdm(total=total, desc="  probes", leave=False, disable=None) as bar:
+        protocol = Protocol(task, settings, pool, on_trained=bar.update, stop=stop)
+        with ThreadPoolExecutor(len(seeds)) as runs:
+            try:
+                return combine(list(runs.map(protocol.run, seeds)))
+            except BaseException:
+                stop.set()  # or leaving this block would wait for all trainings
+                raise
+
+
+def embeddings_hash(folder: Path) -> str:
+    """Hash of all files that scores are made from: vectors, labels, times, metadata."""
+    names = ("*.embeddings.npy", "*.target-labels.pkl", "*.filename-timestamps.json", "labelvocabulary.csv")
+    splits = json.loads((folder / "task_metadata.json").read_text())["splits"]
+    files = [file for name in (*names, "task_metadata.json") for file in folder.glob(name)]
+    files += [folder / f"{split}.json" for split in splits]
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(f"{file.name} {provenance.sha256_of(file)}\n".encode())
+    return digest.hexdigest()

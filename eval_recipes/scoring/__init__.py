@@ -1,0 +1,1 @@
+"""heareval's downstream protocol, engineered: embeddings of a task -> its scores."""
