@@ -69,7 +69,9 @@ def heareval() -> None:
 @click.option(
     "--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False)
 )
-@click.option("--task", default="all", show_default=True, help="One task's folder name.")
+@click.option(
+    "--task", default="all", show_default=True, help="One task's folder name, with or without its version."
+)
 @click.option("--embeddings-dir", default="embeddings", show_default=True)
 @click.option("--model-options", default="{}", help="JSON options for load_model.")
 @click.option("--redo", is_flag=True, help="Replace embeddings that are there already.")
@@ -87,6 +89,11 @@ def embeddings(
     """Embed HEAR tasks with MODULE; finished tasks are kept, unfinished ones begun anew."""
     require_tools()
     options = parse_options(model_options)
+    if (Path(tasks_dir) / "task_metadata.json").is_file():
+        above, name = Path(tasks_dir).resolve().parent, Path(tasks_dir).resolve().name
+        raise click.ClickException(
+            f"{tasks_dir} is one task; heareval wants the folder above it: --tasks-dir {above} --task {name}"
+        )
     folders = task_folders(Path(tasks_dir), task)
     described = describe_module(module, model, options)
     if described["is_training"]:

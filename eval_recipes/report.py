@@ -20,7 +20,7 @@ from eval_recipes.reporting.columns import (
 from eval_recipes.reporting.domain_means import DomainRow, domain_rows
 from eval_recipes.reporting.page import page
 from eval_recipes.reporting.pictures import bars_png, radar_png
-from eval_recipes.reporting.published import leaderboard_row, sources
+from eval_recipes.reporting.published import leaderboard_row, sources_of
 from eval_recipes.reporting.score_files import TaskResult, read_embedding_folder
 from eval_recipes.reporting.tables import domain_means_csv, markdown, scores_csv
 from eval_recipes.reporting.wording import findings
@@ -74,7 +74,7 @@ def build_report(
         ordered_rows(columns),
         domains,
         findings(columns, unscored),
-        sources() if with_paper or chosen else (),
+        sources_of(with_paper=with_paper, with_leaderboard=bool(chosen)),
     )
 
 

@@ -16,11 +16,14 @@ SCORES = "test.predicted-scores.json"
 def task_folders(folder: Path, task: str = "all") -> list[Path]:
     """The task folders (those with `task_metadata.json`) that a path stands for.
 
-    A path is one task, or a folder of tasks; anything else lying there is named
-    and left out, where heareval would stop.
+    A path is one task, or a folder of tasks, of which `task` may name one, with or without its
+    version; anything else lying there is named and left out, where heareval would stop.
     """
     if task != "all":
-        if not (folder / task).is_dir():
+        versions = [task] if (folder / task).is_dir() else [path.name for path in folder.glob(f"{task}-*")]
+        if len(versions) == 1:
+            task = versions[0]
+        else:
             there = ", ".join(found.name for found in task_folders(folder))
             raise click.ClickException(f"there is no task {task!r} in {folder}; there is: {there}")
         folder = folder / task

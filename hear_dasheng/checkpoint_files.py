@@ -111,8 +111,10 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 def _damaged(path: Path, error: Exception) -> str:
     reason = re.split(r"[.\n] |\n", str(error))[0].rstrip(".") or type(error).__name__
     if (
-        "eights only" in reason or "weights_only" in reason
-    ):  # torch's advice to load unsafely, given for anything unreadable
+        "eights only" in reason
+        or "weights_only" in reason  # torch's advice to load unsafely, given for anything unreadable
+        or isinstance(error, LookupError | TypeError | AttributeError)  # the unpickler, lost in noise
+    ):
         reason = "its bytes are not those of a saved state dict"
     return (
         f"{path} ({path.stat().st_size} bytes) is truncated, damaged or no checkpoint at all ({reason}). "

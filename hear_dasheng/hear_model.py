@@ -145,7 +145,7 @@ def load_model(path: str | Path = "", **options: Any) -> HearModel:
         return model.to(chosen.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"option device={chosen.device!r} is not to be had here: {reason}") from error
+        raise ValueError(f"option device={chosen.device!r} is not available here: {reason}") from error
 
 
 def load_sized_model(size: str, published_name: str, path: str | Path = "", **options: Any) -> HearModel:

@@ -288,5 +288,5 @@ def test_training_mode_is_not_entered(tiny_pt):
 
 
 def test_an_impossible_device_is_named(tiny_pt):
-    with pytest.raises(ValueError, match="option device='gpu' is not to be had here"):
+    with pytest.raises(ValueError, match="option device='gpu' is not available here"):
         load_model(tiny_pt, device="gpu")

@@ -294,6 +294,14 @@ def test_half_embedded_or_spoilt_embeddings_are_not_scored(tmp_path, embeddings)
     assert "holds no finished embeddings" in result.stderr
 
 
+def test_one_task_in_place_of_the_folder_above_is_refused(tmp_path, scene_task):
+    result = run_command("heareval", "embeddings", LOG_MEL, "--tasks-dir", str(scene_task), cwd=tmp_path)
+    assert result.returncode == 1
+    assert (
+        f"is one task; heareval wants the folder above it: --tasks-dir {scene_task.parent}" in result.stderr
+    )
+
+
 def test_model_options_must_be_a_json_object(tmp_path, tasks):
     for text in ("{", "[1]"):
         result = run_command("heareval", "embeddings", LOG_MEL, "--model-options", text, cwd=tmp_path)

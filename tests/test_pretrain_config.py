@@ -179,6 +179,7 @@ def test_options_override_the_file(tmp_path):
     [
         (["--batch_siez", "7"], "no key 'batch_siez'; the nearest is 'batch_size'"),
         (["--batch_size"], "--batch_size has no value"),
+        (["--batch_size", "two"], "command line's options: batch_size is 'two': it must be a valid integer$"),
         (["batch_size=7"], "is not an option; write --key value"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY
 from report_cases import scored_task
 
-from eval_recipes.report import build_report
+from eval_recipes.report import build_report, report_files
 from eval_recipes.reporting.columns import estimates_column, leaderboard_column
 from eval_recipes.reporting.domain_means import domain_mean, domain_rows
 from eval_recipes.reporting.published import (
@@ -23,7 +23,7 @@ from eval_recipes.reporting.published import (
     hear_tasks,
     leaderboard_row,
     paper_domain_means,
-    sources,
+    sources_of,
 )
 
 ESC50 = "esc50-v2.0.0-full"
@@ -48,7 +48,12 @@ def test_numbers_read_off_a_figure_are_marked_and_not_averaged():
 
 
 def test_published_numbers_have_sources():
-    assert {source["file"] for source in sources()} == {TASKS, PAPER, ESTIMATES, LEADERBOARD}
+    def files(**shown):
+        return {source["file"] for source in sources_of(**shown)}
+
+    assert files(with_paper=True, with_leaderboard=True) == {TASKS, PAPER, ESTIMATES, LEADERBOARD}
+    assert files(with_paper=False, with_leaderboard=True) == {TASKS, LEADERBOARD}
+    assert files(with_paper=False, with_leaderboard=False) == set()
     assert set(estimates()) == {task.folder for task in hear_tasks().values() if task.domain != APART}
 
 
@@ -95,3 +100,4 @@ def test_without_tasks_of_hear_the_papers_numbers_stay_away(tmp_path):
     scored_task(tmp_path / "model" / "demo_which_sound-v1-small", "top1_acc", [0.5, 0.6])
     report = build_report([tmp_path / "model"])
     assert (len(report.columns), report.domains, report.sources) == (1, [], ())
+    assert "Sources" not in report_files(report)["report.md"].decode()

@@ -187,8 +187,9 @@ def test_resume_without_a_name_finds_the_newest_run(tmp_path):
     write_shards(tmp_path)
     values = settings(tmp_path, epochs=1, epoch_length=2, warmup_iters=0, outputpath=str(tmp_path / "out"))
     config = write_config(tmp_path / "mine.yaml", values)
-    train(read_config(config), config)
+    train(read_config(config), config, resume=True)
     (run,) = (tmp_path / "out/mine/dasheng_tiny").iterdir()
+    assert "There is no saved state" in (run / "train.log").read_text()
     train(read_config(config, ["--epochs", "2"]), config, resume=True)
     assert [path for path in (tmp_path / "out/mine/dasheng_tiny").iterdir()] == [run]
     assert latest_state(run).name == "iteration_00000004"

@@ -35,6 +35,7 @@ def tables(levels: int):
 @example(table=(np.zeros((4, 3), np.float32), np.zeros((4, 3), np.float32)))
 @example(table=(np.ones((4, 2), np.float32), np.ones((4, 2), np.float32)))
 @example(table=(np.eye(5, dtype=np.float32), np.eye(5, dtype=np.float32)))
+@example(table=(np.eye(2, dtype=np.float32)[:, :1].repeat(2, 1), np.eye(2, dtype=np.float32)))
 def test_metrics_equal_hearevals(name, table):
     predictions, targets = table
     ours, theirs = SCENE_METRICS[name](predictions, targets), hearevals(name, predictions, targets)

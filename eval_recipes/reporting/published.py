@@ -77,9 +77,11 @@ def _fraction(percent: str) -> float:
     return float(Decimal(percent) / 100)
 
 
-def sources() -> tuple[dict[str, str], ...]:
-    """Title, URL and remark of every data file."""
-    return _rows("sources.csv")
+def sources_of(*, with_paper: bool, with_leaderboard: bool) -> tuple[dict[str, str], ...]:
+    """Title, URL and remark of each data file that a report shows numbers of."""
+    shown = {PAPER: with_paper, ESTIMATES: with_paper, LEADERBOARD: with_leaderboard}
+    is_any = with_paper or with_leaderboard
+    return tuple(row for row in _rows("sources.csv") if shown.get(row["file"], is_any))
 
 
 def hear_tasks() -> dict[str, HearTask]:

@@ -87,22 +87,26 @@ def markdown(
         "## Scores by task (percent; ± is the sample standard deviation)",
         _table(["Task", "Domain", "Metric", *(column.label for column in columns)], body),
         "## How they were made",
-        "\n".join(f"- {_safe(column.label)}: {_safe(column.protocol)}" for column in columns),
-        "## Sources",
-        "\n".join(
-            f"- {_safe(source['title'])}, <{source['url']}>: {_safe(source['remark'])}" for source in sources
-        ),
+        "\n".join(f"- {_safe(column.label)}: {_safe(_how(column))}" for column in columns),
     ]
+    if sources:
+        cited = [f"- {_safe(one['title'])}, <{one['url']}>: {_safe(one['remark'])}" for one in sources]
+        blocks += ["## Sources", "\n".join(cited)]
     return "\n\n".join(blocks) + "\n"
 
 
 _HEADS = (*DOMAINS, APART)
 
 
+def _how(column: Column) -> str:
+    weights = column.origin.checkpoint if column.origin else ""
+    return f"{column.protocol}; weights {weights[:12]}" if weights else column.protocol
+
+
 def _cell(row: Row, cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    return ", ".join([score_text(row, cell), *(spread_text(row, spread) for spread in cell.spreads)])
+    return " ".join([score_text(row, cell), *(spread_text(row, spread) for spread in cell.spreads)])
 
 
 def _safe(text: str) -> str:

@@ -59,9 +59,13 @@ def mean_area_under_roc(predictions: Rows, targets: Rows) -> float:
 
 
 def d_prime(predictions: Rows, targets: Rows) -> float:
-    """Distance of two normal distributions with each label's area, averaged; infinite for a perfect label."""
+    """Distance of two normal distributions with each label's area, averaged.
+
+    Infinite if a label is perfect, and NaN if another is perfectly wrong.
+    """
     areas = torch.from_numpy(areas_under_roc(predictions, targets))
-    return float(np.mean(torch.special.ndtri(areas).numpy() * np.sqrt(2.0)))
+    with np.errstate(invalid="ignore"):  # the sum of both infinities
+        return float(np.mean(torch.special.ndtri(areas).numpy() * np.sqrt(2.0)))
 
 
 def _true_positives_by_rank(

@@ -72,7 +72,7 @@ def read_config(path: str | Path, options: Sequence[str] = ()) -> PretrainConfig
             values[key] = {**(values.get(key) or {}), inner: value}
         else:
             values[dotted] = value
-    return config_of(values, str(path))
+    return config_of(values, f"{path}, with the command line's options" if options else str(path))
 
 
 def _shipped_or_own(path: Path) -> Path:
@@ -127,7 +127,10 @@ def _problems(error: ValidationError) -> list[str]:
     for detail in error.errors():
         key = str(detail["loc"][0])
         reason = (
-            detail["msg"].replace("Input should be", "it must be").replace("Field required", "is missing")
+            detail["msg"]
+            .partition(", unable to parse")[0]
+            .replace("Input should be", "it must be")
+            .replace("Field required", "is missing")
         )
         given = "" if detail["type"] == "missing" else f" is {detail['input']!r}:"
         problems.setdefault(key, f"{key}{given} {reason}")

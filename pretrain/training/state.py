@@ -118,6 +118,7 @@ class TrainingState:
         """
         path = latest_state(self.run_dir)
         if path is None:
+            logger.info("There is no saved state in %s; beginning anew", self.run_dir)
             return None
         saved = Progress(**json.loads((path / PROGRESS_FILE).read_text()))
         self.accelerator.load_state(str(path))
