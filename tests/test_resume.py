@@ -32,6 +32,9 @@ PROCESSES.set_forkserver_preload(["pretrain.train", "safetensors.torch", "accele
 def run_and_die(moment: str, at: int, config: Path, run: Path) -> None:
     """Resume a run and kill this process for real, in the middle of what `moment` says."""
 
+    # As a run from the command line has it: a fork server of its own would keep its workers alive.
+    multiprocessing.set_start_method("fork", force=True)
+
     def die(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 
