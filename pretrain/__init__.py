@@ -1,1 +1,1 @@
-"""Masked-autoencoder pretraining. Nothing is here yet: the package keeps the place in the layout."""
+"""Masked-autoencoder pretraining: audio files -> shards -> a checkpoint."""

@@ -1,5 +1,6 @@
 """The console command: what each subcommand says, also when something is missing."""
 
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,15 @@ from conftest import run_command
 
 def test_help_lists_every_command(tmp_path):
     result = run_command("--help", cwd=tmp_path)
-    for name in ("init", "info", "export", "validate", "heareval", "tasks", "report", "demo", "pretrain"):
-        assert f"  {name} " in result.stdout
-    assert "needs the package" not in result.stdout
+    names = ("init", "info", "export", "pretrain", "validate", "heareval", "score", "tasks", "report", "demo")
+    for name in names:
+        assert re.search(rf"^  {name} +[A-Z]", result.stdout, re.MULTILINE), name
+
+
+def test_help_imports_no_command():
+    code = "import sys; from hear_dasheng.cli import main; main(['--help'], standalone_mode=False)"
+    code += "; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
 def test_init_info_export(tmp_path):
