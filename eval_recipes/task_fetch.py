@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from eval_recipes.archives import ImportProblem
 from eval_recipes.disk_space import Need, clips_bytes, folder_bytes, in_words, require_space
-from eval_recipes.task_files import count_clips, missing_files
+from eval_recipes.task_files import count_clips, faintness, missing_files
 from eval_recipes.task_import import import_tasks, partial_folder
 from eval_recipes.task_table import ARCHIVE_RATE_HZ, ZENODO_RECORD, HearTask
 from safe_download.checksum import has_checksum
@@ -124,6 +124,8 @@ def _say_plan(needs: dict[HearTask, Need], fetch: Fetch) -> None:
 def _say_done(task: HearTask, folder: Path, fetch: Fetch) -> None:
     clips = count_clips(folder)
     click.echo(f"{folder}: {clips} clips at {' and '.join(map(str, fetch.rates_hz))} Hz")
+    if warning := faintness(folder, fetch.rate_hz):
+        logger.warning("%s: %s", folder, warning)
     if clips != task.clips:
         logger.warning("%s lists %d clips where HEAR's table has %d", folder, clips, task.clips)
 

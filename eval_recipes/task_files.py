@@ -14,6 +14,9 @@ import soxr
 from eval_recipes.archives import ImportProblem
 
 WAV_HEADER_BYTES = 44
+FAINT_PEAK = 16 / 32768
+FAINT_CLIPS = 20
+"""Clips of each split that are looked at."""
 
 
 def resample(content: bytes, rate_hz: int) -> bytes:
@@ -90,6 +93,25 @@ def missing_files(folder: Path, rate_hz: int) -> list[str]:
 def count_clips(folder: Path) -> int:
     """How many clips a task's split lists name."""
     return sum(len(read_json(folder / name)) for name in lists_of(folder)[2:])
+
+
+def faintness(folder: Path, rate_hz: int) -> str:
+    """A warning if a task's audio hardly moves, as in HEAR's small archive of spoken digits; else nothing.
+
+    Looks at the first clips of each split; reads no more of them than it needs to find a loud one.
+    """
+    peak = 0.0
+    for split_list in lists_of(folder)[2:]:
+        audio = folder / str(rate_hz) / Path(split_list).stem
+        for name in list(read_json(folder / split_list))[:FAINT_CLIPS]:
+            samples, _ = soundfile.read(audio / name, dtype="float32")
+            peak = max(peak, float(np.abs(samples).max(initial=0.0)))
+            if peak >= FAINT_PEAK:
+                return ""
+    return (
+        f"its loudest sample, in {FAINT_CLIPS} clips of each split, is {peak * 32768:.0f} of 32768: hardly "
+        "more than rounding noise is left of the sound, and scores say little about a model"
+    )
 
 
 def _is_clip(path: Path) -> bool:

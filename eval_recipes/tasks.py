@@ -12,7 +12,7 @@ import click
 
 from eval_recipes.archives import ImportProblem
 from eval_recipes.disk_space import GIGABYTE, clips_bytes
-from eval_recipes.task_files import count_clips
+from eval_recipes.task_files import count_clips, faintness
 from eval_recipes.task_import import import_tasks
 from eval_recipes.task_table import ZENODO_RECORD, HearTask, UnknownTask, find_tasks
 from safe_download.patience import DownloadError
@@ -152,3 +152,5 @@ def import_command(source: Path, rate_hz: int, out: Path, workers: int | None) -
         raise click.ClickException(str(problem)) from problem
     for folder in folders:
         click.echo(f"{folder}: {count_clips(folder)} clips at {rate_hz} Hz")
+        if warning := faintness(folder, rate_hz):
+            click.echo(f"{folder}: {warning}", err=True)

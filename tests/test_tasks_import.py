@@ -18,7 +18,7 @@ from task_archives import NAME, SECONDS, sound, task_files, write_tar
 
 from eval_recipes import task_import
 from eval_recipes.archives import ImportProblem
-from eval_recipes.task_files import resample
+from eval_recipes.task_files import faintness, resample
 from eval_recipes.task_import import import_tasks
 
 
@@ -161,6 +161,17 @@ def test_the_command_reports_clips_and_problems(tmp_path):
     failed = run_command("tasks", "import", "bad.tar", cwd=tmp_path)
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("Error: bad.tar is no tar archive")
+
+
+def test_a_task_of_which_hardly_any_sound_is_left_is_told(tmp_path):
+    files = task_files()
+    silent = io.BytesIO()
+    soundfile.write(silent, np.tile(np.array([-3, 0, 1], np.int16), 8_000), 48_000, format="WAV")
+    faint = {path: silent.getvalue() if path.endswith(".wav") else data for path, data in files.items()}
+    [folder] = import_tasks(write_tar(tmp_path / "faint.tar.gz", faint), tmp_path / "faint", 48_000)
+    assert "is 3 of 32768" in faintness(folder, 48_000)
+    [folder] = import_tasks(write_tar(tmp_path / "loud.tar.gz", files), tmp_path / "loud", 48_000)
+    assert faintness(folder, 48_000) == ""
 
 
 def test_a_task_with_other_lists_is_not_mixed_with_the_new_one(tmp_path):
