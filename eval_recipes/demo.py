@@ -21,7 +21,7 @@ TASKS = (
 )
 QUESTIONS = {
     "demo_which_sound-v1-small": "Which of six sounds is it? (accuracy; guessing: 0.17)",
-    "demo_sounds_in_mix-v1-small": "Which sounds are in the mix? (mean average precision; guessing: 0.4)",
+    "demo_sounds_in_mix-v1-small": "Which sounds are in the mix? (mean average precision; guessing: 0.2)",
     "demo_events-v1-small": "When does which sound begin? (F-measure within 200 ms; guessing: 0)",
 }
 GRID_POINTS = 2
