@@ -27,6 +27,7 @@ from scipy import stats
 
 from eval_recipes import score
 from eval_recipes import synthetic_embeddings as synthetic
+from eval_recipes.scoring.grid import OFFICIAL_SEED
 
 CUT_DOWN = {"task_specific_param_grid": {"hidden_dim": [128], "max_epochs": [60]}}
 KINDS = {
@@ -66,7 +67,7 @@ def kits(folder: Path, seeds: int, grid_points: int) -> list[float]:
 
     dimensions = next(folder.glob("*.embedding-dimensions.json"))
     found = []
-    for seed in range(score.FIRST_SEED, score.FIRST_SEED + seeds):
+    for seed in range(OFFICIAL_SEED, OFFICIAL_SEED + seeds):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)

@@ -35,8 +35,9 @@ CAVEAT = f"""
 Higher is better. Both Dasheng encoders are tiny. The weights of the untrained one are random numbers,
 so that its scores say what the architecture alone gives. The pretrained one began with such numbers and
 has listened for a few minutes, without any label, to {PRETRAINING_CLIPS} clips of such sounds and others;
-the released models have listened to 272 000 hours. It gains where a sound is told by its course over
-tenths of seconds; where an instant tells enough, as in the third task, random weights are hard to beat.
+the released models have listened to 272 000 hours. Listening helps where a sound is told by its course over
+tenths of seconds; where an instant tells enough, as in the third task, random weights are hard to beat, and
+the table above says by how much it did either here.
 The probes were searched over {GRID_POINTS} grid points, not heareval's 8, and the tasks are toys: nothing
 here can be compared with published HEAR scores. For a real model and real tasks, see README.md."""
 

@@ -69,9 +69,7 @@ def heareval() -> None:
 @click.option(
     "--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False)
 )
-@click.option(
-    "--task", default="all", show_default=True, help="One task's folder name, with or without its version."
-)
+@click.option("--task", default="all", show_default=True, help="One task; without its version, all versions.")
 @click.option("--embeddings-dir", default="embeddings", show_default=True)
 @click.option("--model-options", default="{}", help="JSON options for load_model.")
 @click.option("--redo", is_flag=True, help="Replace embeddings that are there already.")

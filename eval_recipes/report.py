@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from eval_recipes.reporting import charts
 from eval_recipes.reporting.columns import (
-    Column,
-    Row,
     estimates_column,
     leaderboard_column,
     measured_columns,
     ordered_rows,
 )
-from eval_recipes.reporting.domain_means import DomainRow, domain_rows
+from eval_recipes.reporting.contents import Report
+from eval_recipes.reporting.domain_means import domain_rows
 from eval_recipes.reporting.page import page
 from eval_recipes.reporting.pictures import bars_png, radar_png
 from eval_recipes.reporting.published import leaderboard_row, sources_of
 from eval_recipes.reporting.score_files import TaskResult, read_embedding_folder
 from eval_recipes.reporting.tables import domain_means_csv, markdown, scores_csv
 from eval_recipes.reporting.wording import findings
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that a report shows.
-
-    Attributes:
-        columns: measured ones, then the leaderboard's, then the paper's figure.
-        rows: tasks, HEAR's first.
-        domains: means per domain; none if no task of HEAR is there in full.
-        findings: what to know before comparing.
-        sources: of the published numbers shown.
-    """
-
-    columns: list[Column]
-    rows: list[Row]
-    domains: list[DomainRow]
-    findings: list[str]
-    sources: tuple[dict[str, str], ...]
+from eval_recipes.task_files import write_whole
 
 
 def build_report(
@@ -107,10 +87,9 @@ def _read(
 
 def report_files(report: Report) -> dict[str, bytes]:
     """The report's files by name; pictures only of what there is to draw."""
-    shown = (report.columns, report.rows, report.domains, report.findings, report.sources)
     texts = {
-        "index.html": page(*shown),
-        "report.md": markdown(*shown),
+        "index.html": page(report),
+        "report.md": markdown(report),
         "scores.csv": scores_csv(report.columns, report.rows),
     }
     contents = {name: text.encode() for name, text in texts.items()}
@@ -130,11 +109,8 @@ OPTIONAL_FILES = ("domain_means.csv", "domains.png", "radar.png", "tasks.png")
 def write_report(report: Report, out: Path) -> list[Path]:
     """Write the report's files; each is whole or not there, and none of an earlier report stays."""
     contents = report_files(report)
-    out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        partial = out / f".{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(out / name)
+        write_whole(out / name, content)
     for name in OPTIONAL_FILES:
         if name not in contents:
             (out / name).unlink(missing_ok=True)

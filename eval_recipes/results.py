@@ -16,23 +16,19 @@ SCORES = "test.predicted-scores.json"
 def task_folders(folder: Path, task: str = "all") -> list[Path]:
     """The task folders (those with `task_metadata.json`) that a path stands for.
 
-    A path is one task, or a folder of tasks, of which `task` may name one, with or without its
-    version; anything else lying there is named and left out, where heareval would stop.
+    A path is one task, or a folder of tasks, of which `task` may name one, or all its versions;
+    anything else lying there is named and left out, where heareval would stop.
     """
-    if task != "all":
-        versions = [task] if (folder / task).is_dir() else [path.name for path in folder.glob(f"{task}-*")]
-        if len(versions) == 1:
-            task = versions[0]
-        else:
-            there = ", ".join(found.name for found in task_folders(folder))
-            raise click.ClickException(f"there is no task {task!r} in {folder}; there is: {there}")
-        folder = folder / task
     if (folder / "task_metadata.json").is_file():
         return [folder]
-    if task != "all" or not folder.is_dir():
-        raise click.ClickException(f"{folder} is no HEAR task: it has no task_metadata.json")
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry for entry in folder.glob("*") if not entry.name.startswith("."))
     found = [entry for entry in entries if (entry / "task_metadata.json").is_file()]
+    if task != "all":
+        named = [entry for entry in found if entry.name == task or entry.name.startswith(f"{task}-")]
+        if not named:
+            there = ", ".join(entry.name for entry in found) or "none"
+            raise click.ClickException(f"there is no task {task!r} in {folder}; there is: {there}")
+        return named
     if not found:
         below = [entry for entry in entries if any(entry.glob("*/task_metadata.json"))]
         remedy = "`hear-dasheng tasks fetch` brings them, `tasks import` makes them from an archive"

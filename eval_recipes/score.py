@@ -15,21 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from tqdm import tqdm
 
 from eval_recipes import provenance
 from eval_recipes.official_kit import EMBEDDINGS_DONE, PREDICTIONS_DONE, PREDICTIONS_RECORD, for_each_task
 from eval_recipes.results import SCORES, summary, task_folders
 from eval_recipes.scoring.allocation import keep_freed_memory
+from eval_recipes.scoring.grid import OFFICIAL_SEED
+from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
+from eval_recipes.scoring.score_file import SCORER, combine
+from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
-
-FIRST_SEED = 42
-"""heareval's; further seeds count up from it."""
 
 
 @click.command()
 @click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs, from seed 42 on.")
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help=f"Runs, from seed {OFFICIAL_SEED} on.",
+)
 @click.option(
     "--grid", default="default", show_default=True, type=click.Choice(["default", "fast", "faster"])
 )
@@ -54,8 +62,6 @@ def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
 
 
 def _check_device(device: str) -> None:
-    import torch
-
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -66,7 +72,7 @@ def _check_device(device: str) -> None:
 def _score_task(folder: Path, flags: dict[str, Any], redo: bool, pool: ThreadPoolExecutor) -> None:
     if not (folder / EMBEDDINGS_DONE).exists():
         raise TaskProblem(f"{folder} holds no finished embeddings; embed the task first")
-    identity = {"scorer": "hear-dasheng score", **flags, "embeddings": embeddings_hash(folder)}
+    identity = {"scorer": SCORER, **flags, "embeddings": embeddings_hash(folder)}
     record = folder / PREDICTIONS_RECORD
     if (folder / SCORES).exists() and not redo:
         if changed := provenance.difference(record, identity):
@@ -99,15 +105,11 @@ def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) 
     Raises:
         TaskProblem: a file is missing, broken or does not fit the others.
     """
-    from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
-    from eval_recipes.scoring.score_file import combine
-    from eval_recipes.scoring.task_data import TaskData
-
     settings = Settings(**{name: value for name, value in flags.items() if name != "seeds"})
     task, stop = TaskData(folder), threading.Event()
     task.splits(tuple(task.metadata["splits"]))
     check_embeddings(folder)
-    seeds = range(FIRST_SEED, FIRST_SEED + flags["seeds"])
+    seeds = range(OFFICIAL_SEED, OFFICIAL_SEED + flags["seeds"])
     total = flags["seeds"] * (flags["grid_points"] + len(task.folds) - 1)
     with one_thread_a_training(), tqdm(total=total, desc="  probes", leave=False, disable=None) as bar:
         protocol = Protocol(task, settings, pool, on_trained=bar.update, stop=stop)

@@ -60,16 +60,17 @@ def _warble(rng: Rng, seconds: float) -> np.ndarray:
     return np.sin(phase) + 0.3 * np.sin(2 * phase)
 
 
-def _there_and_back(half: np.ndarray, seconds: float) -> np.ndarray:
+def _there_and_back(there: Callable[[Rng, float], np.ndarray], rng: Rng, seconds: float) -> np.ndarray:
+    half = there(rng, seconds / 2 + 1 / RATE_HZ)  # a sample more, for odd lengths
     return np.concatenate([half, half[::-1]])[: int(seconds * RATE_HZ)]
 
 
 def _hill(rng: Rng, seconds: float) -> np.ndarray:
-    return _there_and_back(_rise(rng, seconds / 2 + 1 / RATE_HZ), seconds)
+    return _there_and_back(_rise, rng, seconds)
 
 
 def _valley(rng: Rng, seconds: float) -> np.ndarray:
-    return _there_and_back(_fall(rng, seconds / 2 + 1 / RATE_HZ), seconds)
+    return _there_and_back(_fall, rng, seconds)
 
 
 def _pulsed(rng: Rng, seconds: float, rate_hz: float) -> np.ndarray:

@@ -79,11 +79,16 @@ class HearTask:
 
 
 @cache
+def data_rows(name: str) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV file in `data/`, whose lines that begin with # are comments."""
+    text = (files("eval_recipes") / "data" / name).read_text(encoding="utf-8")
+    return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+@cache
 def hear_tasks() -> tuple[HearTask, ...]:
     """All task folders, sorted by name."""
-    text = files("eval_recipes").joinpath("data/hear_tasks.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return tuple(sorted(map(_task, rows), key=lambda task: task.folder))
+    return tuple(sorted(map(_task, data_rows("hear_tasks.csv")), key=lambda task: task.folder))
 
 
 def _task(row: dict[str, str]) -> HearTask:

@@ -8,7 +8,7 @@ import random
 import statistics
 from pathlib import Path
 
-from eval_recipes.reporting.published import estimates, hear_tasks
+from eval_recipes.reporting.published import estimates, shown_tasks
 
 REFEREE = {"grid_points": 8, "gpus": None, "in_memory": True, "deterministic": True, "grid": "default"}
 N_FOLDS = {
@@ -78,7 +78,7 @@ def scored_benchmark(
     """All 20 folders of HEAR with plausible scores: the published estimates times `level`, with noise."""
     chance = random.Random(seed)
     plausible = {name: found.score for name, found in estimates().items()}
-    for task in hear_tasks().values():
+    for task in shown_tasks().values():
         if task.folder in without:
             continue
         n_folds = next((n for name, n in N_FOLDS.items() if task.folder.startswith(name)), 1)

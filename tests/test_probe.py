@@ -1,11 +1,14 @@
 """The probe's own parts against torch's: gradients, initialisation, dropout, Adam, memory of its state."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from heareval_oracle import conf_of, copy_weights, heareval_module
 from torch.nn import functional as F
 
-from eval_recipes.scoring.allocation import keep_freed_memory
 from eval_recipes.scoring.grid import GridPoint
 from eval_recipes.scoring.probe import Probe
 from eval_recipes.scoring.training import Adam
@@ -166,5 +169,22 @@ def test_seeds_tell_probes_apart():
     assert not torch.equal(*(probe._dropout_mask(torch.empty(50, 50)) for probe in (same, other)))
 
 
-def test_keeping_freed_memory_can_be_asked_for_twice():
-    assert keep_freed_memory() == keep_freed_memory()
+TOUCH_MEMORY = """
+import resource
+import numpy as np
+from eval_recipes.scoring.allocation import keep_freed_memory
+{ask}
+np.ones(3_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(3_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+def test_freed_memory_is_kept():
+    def page_faults(ask):
+        command = [sys.executable, "-c", TOUCH_MEMORY.format(ask=ask)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert page_faults("assert keep_freed_memory()") < 5 < page_faults("")

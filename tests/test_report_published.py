@@ -20,9 +20,9 @@ from eval_recipes.reporting.published import (
     PAPER,
     TASKS,
     estimates,
-    hear_tasks,
     leaderboard_row,
     paper_domain_means,
+    shown_tasks,
     sources_of,
 )
 
@@ -30,9 +30,9 @@ ESC50 = "esc50-v2.0.0-full"
 
 
 def test_the_domains_are_the_papers():
-    counts = {domain: sum(task.domain == domain for task in hear_tasks().values()) for domain in DOMAINS}
+    counts = {domain: sum(task.domain == domain for task in shown_tasks().values()) for domain in DOMAINS}
     assert counts == {"Environment": 4, "Speech": 6, "Music": 8}
-    assert len(hear_tasks()) == 20
+    assert len(shown_tasks()) == 20
     column = estimates_column()
     for domain, mean in paper_domain_means()["Dasheng-1.2B"].items():
         assert domain_mean(column, domain).mean == pytest.approx(mean, abs=6e-4)
@@ -54,7 +54,7 @@ def test_published_numbers_have_sources():
     assert files(with_paper=True, with_leaderboard=True) == {TASKS, PAPER, ESTIMATES, LEADERBOARD}
     assert files(with_paper=False, with_leaderboard=True) == {TASKS, LEADERBOARD}
     assert files(with_paper=False, with_leaderboard=False) == set()
-    assert set(estimates()) == {task.folder for task in hear_tasks().values() if task.domain != APART}
+    assert set(estimates()) == {task.folder for task in shown_tasks().values() if task.domain != APART}
 
 
 def test_package_data_is_installed(tmp_path):
@@ -72,7 +72,7 @@ def test_leaderboard_rows_go_by_name():
     column = leaderboard_column(row)
     assert domain_mean(column, APART).mean == 0.483506944
     environment = [
-        row.scores[task.folder].score for task in hear_tasks().values() if task.domain == DOMAINS[0]
+        row.scores[task.folder].score for task in shown_tasks().values() if task.domain == DOMAINS[0]
     ]
     assert domain_mean(column, "Environment").mean == pytest.approx(statistics.fmean(environment))
 

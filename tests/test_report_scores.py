@@ -25,7 +25,7 @@ from eval_recipes.reporting.domain_means import domain_mean
 from eval_recipes.reporting.published import (
     APART,
     DOMAINS,
-    hear_tasks,
+    shown_tasks,
 )
 from eval_recipes.reporting.score_files import read_embedding_folder
 from eval_recipes.reporting.tables import domain_means_csv, scores_csv
@@ -50,7 +50,7 @@ def test_the_csv_holds_every_score_of_the_files_digit_for_digit(tmp_path):
         for task_dir in folder.iterdir():
             line = table[folder.name, task_dir.name]
             scores = json.loads((task_dir / "test.predicted-scores.json").read_text())
-            key = f"test_{hear_tasks()[task_dir.name].metric}"
+            key = f"test_{shown_tasks()[task_dir.name].metric}"
             if "test" in scores:
                 assert float(line["score"]) == scores["test"][key]
                 assert line["std_over_folds"] == ""
@@ -63,12 +63,12 @@ def test_the_csv_holds_every_score_of_the_files_digit_for_digit(tmp_path):
             assert line["n_seeds"] == ("" if folder.name == "one" else "3")
 
 
-@given(st.dictionaries(st.sampled_from(sorted(hear_tasks())), st.floats(0, 1) | st.just(math.nan)))
+@given(st.dictionaries(st.sampled_from(sorted(shown_tasks())), st.floats(0, 1) | st.just(math.nan)))
 def test_a_domain_has_a_mean_only_if_every_task_has_a_number(scores):
-    cells = {Row(folder, hear_tasks()[folder].metric): Cell(score) for folder, score in scores.items()}
+    cells = {Row(folder, shown_tasks()[folder].metric): Cell(score) for folder, score in scores.items()}
     column = Column("m", "measured", "p", cells)
     for domain in (*DOMAINS, APART):
-        tasks = [task for task in hear_tasks().values() if task.domain == domain]
+        tasks = [task for task in shown_tasks().values() if task.domain == domain]
         present = [task for task in tasks if not math.isnan(scores.get(task.folder, math.nan))]
         found = domain_mean(column, domain)
         assert (found.n_scored, found.n_tasks) == (len(present), len(tasks))

@@ -51,8 +51,10 @@ def test_task_folders(tmp_path, capsys):
     assert "no HEAR tasks: stray" in capsys.readouterr().err
     assert task_folders(one) == [one]
     assert task_folders(tmp_path / "module", "two") == [two]
-    versioned = scored(tmp_path / "versioned" / "two-v1-full", ["mAP"], {})
-    assert task_folders(tmp_path / "versioned", "two") == [versioned]
+    versions = [scored(tmp_path / "versioned" / f"two-v1-{name}", ["mAP"], {}) for name in ("full", "small")]
+    scored(tmp_path / "versioned" / "twofold-v1-full", ["mAP"], {})
+    assert task_folders(tmp_path / "versioned", "two") == versions
+    assert task_folders(tmp_path / "versioned", "two-v1-small") == versions[1:]
     with pytest.raises(click.ClickException, match=r"no task 'three' in .*; there is: one, two"):
         task_folders(tmp_path / "module", "three")
     with pytest.raises(click.ClickException, match="one level deeper, so name .*module"):

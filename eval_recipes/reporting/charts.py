@@ -150,7 +150,6 @@ class Bar:
         look: the model's.
         length: the score, 0 to 100.
         whisker: where the spread begins and how long it is, if there is one.
-        spread_over: "folds" or "seeds".
         is_approximate: read off a figure.
         remark: instead of a bar, where there is no score.
     """
@@ -159,7 +158,6 @@ class Bar:
     look: Look
     length: float
     whisker: tuple[float, float] | None = None
-    spread_over: str = ""
     is_approximate: bool = False
     remark: str = ""
 
@@ -192,12 +190,12 @@ def _bar(label: str, its_look: Look, cell: Cell | None) -> Bar:
     if cell is None or not cell.is_number:
         return Bar(label, its_look, 0.0, remark="no score" if cell is None else "not a number")
     length = 100 * min(max(cell.score, 0.0), 1.0)
-    whisker, over = None, ""
+    whisker = None
     if cell.spreads:
         spread = cell.spreads[-1]
         low, high = max(0.0, length - 100 * spread.std), min(100.0, length + 100 * spread.std)
-        whisker, over = (low, high - low), spread.over
-    return Bar(label, its_look, length, whisker, over, cell.is_approximate)
+        whisker = (low, high - low)
+    return Bar(label, its_look, length, whisker, cell.is_approximate)
 
 
 def domain_bars(rows: Sequence[DomainRow]) -> list[BarGroup]:

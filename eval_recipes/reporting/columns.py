@@ -10,11 +10,11 @@ from pathlib import Path
 from eval_recipes.reporting.published import (
     APART,
     READ_OFF,
-    HearTask,
     LeaderboardRow,
     PublishedScore,
+    ShownTask,
     estimates,
-    hear_tasks,
+    shown_tasks,
 )
 from eval_recipes.reporting.score_files import NO_RECORD, Origin, Spread, TaskResult
 
@@ -40,9 +40,9 @@ class Row:
     files: str = ""
 
     @property
-    def hear_task(self) -> HearTask | None:
+    def hear_task(self) -> ShownTask | None:
         """The benchmark's task of this name and metric; None for any other task, version or metric."""
-        known = hear_tasks().get(self.task)
+        known = shown_tasks().get(self.task)
         return known if known and known.metric == self.metric else None
 
     @property
@@ -194,7 +194,7 @@ def _own_words(origin: Origin, siblings: Sequence[Origin]) -> str:
 
 def _published_cells(scores: dict[str, PublishedScore]) -> dict[Row, Cell]:
     return {
-        Row(folder, hear_tasks()[folder].metric): Cell(
+        Row(folder, shown_tasks()[folder].metric): Cell(
             found.score, is_approximate=found.is_measured_in_figure
         )
         for folder, found in scores.items()
@@ -216,7 +216,7 @@ def estimates_column() -> Column:
 
 def ordered_rows(columns: Sequence[Column]) -> list[Row]:
     """All rows: HEAR's in the order of the domains, then others by name."""
-    order = {folder: place for place, folder in enumerate(hear_tasks())}
+    order = {folder: place for place, folder in enumerate(shown_tasks())}
     rows = {row for column in columns for row in column.cells}
 
     def place(row: Row) -> tuple[int, str, str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval_recipes.reporting.columns import FIGURE, Column
-from eval_recipes.reporting.published import APART, DOMAINS, hear_tasks, paper_domain_means
+from eval_recipes.reporting.published import APART, DOMAINS, paper_domain_means, shown_tasks
 
 PAPER_KIND = "paper"
 
@@ -43,7 +43,7 @@ class DomainRow:
 
 def domain_mean(column: Column, domain: str) -> DomainMean:
     """The mean over a domain's tasks, if all of them have a score."""
-    tasks = [task for task in hear_tasks().values() if task.domain == domain]
+    tasks = [task for task in shown_tasks().values() if task.domain == domain]
     scores = {row.task: cell.score for row, cell in column.cells.items() if row.hear_task and cell.is_number}
     missing = tuple(task.title for task in tasks if task.folder not in scores)
     if domain == APART and column.beehive is not None:
@@ -72,4 +72,4 @@ def domain_rows(columns: Sequence[Column], with_paper: bool) -> list[DomainRow]:
 
 
 def _count(domain: str) -> int:
-    return sum(task.domain == domain for task in hear_tasks().values())
+    return sum(task.domain == domain for task in shown_tasks().values())

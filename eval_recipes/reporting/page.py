@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -14,8 +13,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval_recipes.reporting import charts, wording
-from eval_recipes.reporting.columns import Column, Row
-from eval_recipes.reporting.domain_means import DomainRow
+from eval_recipes.reporting.columns import Column
+from eval_recipes.reporting.contents import Report
 from eval_recipes.reporting.published import APART, DOMAINS
 from eval_recipes.reporting.radar_svg import marker, svg_radar
 
@@ -24,13 +23,7 @@ def _template(name: str) -> str:
     return (files("eval_recipes.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
-def page(
-    columns: Sequence[Column],
-    rows: Sequence[Row],
-    domains: Sequence[DomainRow],
-    findings: Sequence[str],
-    sources: Sequence[dict[str, str]],
-) -> str:
+def page(report: Report) -> str:
     """The page, with everything that came from files escaped."""
     environment = Environment(
         loader=FunctionLoader(_template),
@@ -40,23 +33,23 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    radar = charts.radar(columns, rows)
+    radar = charts.radar(report.columns, report.rows)
     script = _template("page.js")
     return environment.get_template("page.html").render(
         style=Markup(_template("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        columns=columns,
-        rows=rows,
-        looks=[charts.look(index) for index in range(len(columns))],
+        columns=report.columns,
+        rows=report.rows,
+        looks=[charts.look(index) for index in range(len(report.columns))],
         domain_names=(*DOMAINS, APART),
-        domains=domains,
-        findings=findings,
-        sources=sources,
+        domains=report.domains,
+        findings=report.findings,
+        sources=report.sources,
         radar=svg_radar(radar) if radar else None,
-        domain_bars=charts.domain_bars(domains) if domains else [],
-        task_bars=charts.task_bars(columns, rows),
-        provenance=[provenance(column) for column in columns if column.origin],
+        domain_bars=charts.domain_bars(report.domains) if report.domains else [],
+        task_bars=charts.task_bars(report.columns, report.rows),
+        provenance=[provenance(column) for column in report.columns if column.origin],
         marker=marker,
         wording=wording,
     )

@@ -5,14 +5,14 @@ Scores are fractions here, whatever the file's unit.
 
 from __future__ import annotations
 
-import csv
 import difflib
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from importlib.resources import files
 
 import click
+
+from eval_recipes.task_table import data_rows, hear_tasks
 
 TASKS, PAPER = "report_tasks.csv", "paper_hear_domains.csv"
 ESTIMATES, LEADERBOARD = "dasheng12b_hear_per_task_estimates.csv", "hear_leaderboard.csv"
@@ -29,8 +29,8 @@ PRINTED = "label = Dasheng-1.2B"
 
 
 @dataclass(frozen=True)
-class HearTask:
-    """A task of the benchmark.
+class ShownTask:
+    """A task of the benchmark as a report shows it.
 
     Attributes:
         folder: its folder's name, which holds the version.
@@ -66,12 +66,6 @@ class LeaderboardRow:
     scores: dict[str, PublishedScore]
 
 
-@cache
-def _rows(name: str) -> tuple[dict[str, str], ...]:
-    with (files("eval_recipes") / "data" / name).open(encoding="utf-8", newline="") as opened:
-        return tuple(csv.DictReader(opened))
-
-
 def _fraction(percent: str) -> float:
     """Exactly the number that a table in percent means."""
     return float(Decimal(percent) / 100)
@@ -81,12 +75,19 @@ def sources_of(*, with_paper: bool, with_leaderboard: bool) -> tuple[dict[str, s
     """Title, URL and remark of each data file that a report shows numbers of."""
     shown = {PAPER: with_paper, ESTIMATES: with_paper, LEADERBOARD: with_leaderboard}
     is_any = with_paper or with_leaderboard
-    return tuple(row for row in _rows("sources.csv") if shown.get(row["file"], is_any))
+    return tuple(row for row in data_rows("sources.csv") if shown.get(row["file"], is_any))
 
 
-def hear_tasks() -> dict[str, HearTask]:
+@cache
+def shown_tasks() -> dict[str, ShownTask]:
     """HEAR's 20 task folders, in the order of the domains."""
-    return {row["folder"]: HearTask(**row) for row in _rows(TASKS)}
+    known = {task.folder: task for task in hear_tasks()}
+    return {
+        row["folder"]: ShownTask(
+            **row, domain=known[row["folder"]].domain or APART, metric=known[row["folder"]].metric
+        )
+        for row in data_rows(TASKS)
+    }
 
 
 def paper_domain_means() -> dict[str, dict[str, float]]:
@@ -96,16 +97,17 @@ def paper_domain_means() -> dict[str, dict[str, float]]:
     0.849
     """
     return {
-        row["model"]: {domain: _fraction(row[domain.lower()]) for domain in DOMAINS} for row in _rows(PAPER)
+        row["model"]: {domain: _fraction(row[domain.lower()]) for domain in DOMAINS}
+        for row in data_rows(PAPER)
     }
 
 
 def estimates() -> dict[str, PublishedScore]:
     """Dasheng-1.2B's scores by task folder, read off the paper's figure."""
-    folders = {task.estimate: task.folder for task in hear_tasks().values() if task.estimate}
+    folders = {task.estimate: task.folder for task in shown_tasks().values() if task.estimate}
     return {
         folders[row["task"]]: PublishedScore(_fraction(row["dasheng_1.2B_est"]), row["note"] != PRINTED)
-        for row in _rows(ESTIMATES)
+        for row in data_rows(ESTIMATES)
     }
 
 
@@ -115,13 +117,13 @@ def leaderboard_row(name: str) -> LeaderboardRow:
     Raises:
         click.BadParameter: there is none of that name; the nearest are named.
     """
-    rows = {row["Model"].casefold(): row for row in _rows(LEADERBOARD)}
+    rows = {row["Model"].casefold(): row for row in data_rows(LEADERBOARD)}
     row = rows.get(name.strip().casefold())
     if row is None:
         raise click.BadParameter(
             f"the HEAR leaderboard has no row {name!r}; the nearest: {', '.join(_nearest(name))}"
         )
-    columns = {task.leaderboard: task.folder for task in hear_tasks().values() if task.leaderboard}
+    columns = {task.leaderboard: task.folder for task in shown_tasks().values() if task.leaderboard}
     columns["Beehive"] = APART
     scores = {folder: PublishedScore(float(row[column])) for column, folder in columns.items() if row[column]}
     return LeaderboardRow(row["Model"], row["Submission Date"], scores)
@@ -129,7 +131,7 @@ def leaderboard_row(name: str) -> LeaderboardRow:
 
 def _nearest(name: str, n: int = 3) -> list[str]:
     """Names alike in spelling; first those that contain what was typed."""
-    names = {row["Model"].casefold(): row["Model"] for row in _rows(LEADERBOARD)}
+    names = {row["Model"].casefold(): row["Model"] for row in data_rows(LEADERBOARD)}
     typed = name.strip().casefold()
     containing = [folded for folded in names if typed and typed in folded]
     alike = difflib.get_close_matches(typed, names, n=n, cutoff=0)

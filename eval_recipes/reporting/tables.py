@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from eval_recipes.reporting.columns import Cell, Column, Row
+from eval_recipes.reporting.contents import Report
 from eval_recipes.reporting.domain_means import DomainRow
 from eval_recipes.reporting.published import APART, DOMAINS
 from eval_recipes.reporting.wording import mean_text, score_text, spread_text
@@ -63,34 +64,28 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return written.getvalue()
 
 
-def markdown(
-    columns: Sequence[Column],
-    rows: Sequence[Row],
-    domains: Sequence[DomainRow],
-    findings: Sequence[str],
-    sources: Sequence[dict[str, str]],
-) -> str:
+def markdown(report: Report) -> str:
     """The report without its charts."""
     blocks = ["# HEAR scores"]
-    blocks += ["\n".join(f"- {_safe(finding)}" for finding in findings)] if findings else []
-    if domains:
+    blocks += ["\n".join(f"- {_safe(finding)}" for finding in report.findings)] if report.findings else []
+    if report.domains:
         body = [
             [row.label, *(mean_text(row.means[domain]) if domain in row.means else "" for domain in _HEADS)]
-            for row in domains
+            for row in report.domains
         ]
         blocks += ["## Domain means (percent)", _table(["Model", *_HEADS], body)]
     body = [
-        [row.title, row.domain, row.metric, *(_cell(row, column.cells.get(row)) for column in columns)]
-        for row in rows
+        [row.title, row.domain, row.metric, *(_cell(row, column.cells.get(row)) for column in report.columns)]
+        for row in report.rows
     ]
     blocks += [
         "## Scores by task (percent; ± is the sample standard deviation)",
-        _table(["Task", "Domain", "Metric", *(column.label for column in columns)], body),
+        _table(["Task", "Domain", "Metric", *(column.label for column in report.columns)], body),
         "## How they were made",
-        "\n".join(f"- {_safe(column.label)}: {_safe(_how(column))}" for column in columns),
+        "\n".join(f"- {_safe(column.label)}: {_safe(_how(column))}" for column in report.columns),
     ]
-    if sources:
-        cited = [f"- {_safe(one['title'])}, <{one['url']}>: {_safe(one['remark'])}" for one in sources]
+    if report.sources:
+        cited = [f"- {_safe(one['title'])}, <{one['url']}>: {_safe(one['remark'])}" for one in report.sources]
         blocks += ["## Sources", "\n".join(cited)]
     return "\n\n".join(blocks) + "\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval_recipes.reporting.columns import MEASURED, Cell, Column, Row, tasks_with_different_files
 from eval_recipes.reporting.domain_means import DomainMean
-from eval_recipes.reporting.published import DOMAINS, hear_tasks
+from eval_recipes.reporting.published import DOMAINS, shown_tasks
 from eval_recipes.reporting.score_files import Spread
 
 
@@ -76,7 +76,7 @@ def _different_files(measured: Sequence[Column]) -> list[str]:
     differing = tasks_with_different_files([result for column in measured for result in column.results])
     if not differing:
         return []
-    titles = [hear_tasks()[task].title if task in hear_tasks() else task for task in sorted(differing)]
+    titles = [shown_tasks()[task].title if task in shown_tasks() else task for task in sorted(differing)]
     return [
         f"Not made on the same files (metadata, vocabulary or splits): {', '.join(titles)}. They have a row "
         "for each version, and domain means that include them rest on different versions."
@@ -88,7 +88,7 @@ def _missing(column: Column) -> list[str]:
     present = {row.task for row, cell in column.cells.items() if row.hear_task and cell.is_number}
     told = []
     for domain in DOMAINS:
-        tasks = [task for task in hear_tasks().values() if task.domain == domain]
+        tasks = [task for task in shown_tasks().values() if task.domain == domain]
         lacking = [task.title for task in tasks if task.folder not in present]
         if 0 < len(lacking) < len(tasks):
             told.append(f"{column.label}: {domain} is incomplete, without {', '.join(lacking)}.")

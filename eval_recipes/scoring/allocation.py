@@ -1,7 +1,7 @@
 """Keep freed memory in the process: a step's matrices would else be mapped anew at each step.
 
 glibc hands blocks of megabytes back to the system as soon as they are freed, and every page of the next
-one is a fault: a quarter of a step's time on a virtual machine.
+one is a fault: a fifth of a step's time on a virtual machine.
 """
 
 from __future__ import annotations

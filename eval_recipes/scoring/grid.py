@@ -14,6 +14,7 @@ from typing import Any
 from eval_recipes.task_checks import TaskProblem
 
 OFFICIAL_SEED = 42
+"""heareval's; further runs count up from it."""
 
 DEFAULT: dict[str, list[Any]] = {
     "batch_size": [1024],
