@@ -50,8 +50,7 @@ class MaskedAutoencoder(nn.Module):
 
     def n_tokens(self, n_samples: int) -> int:
         """Tokens of a clip of `n_samples`; frames that fill no patch are left out."""
-        config = self.encoder.config
-        return config.bands * (config.mel.n_frames(n_samples) // config.patch_frames)
+        return self.encoder.config.n_tokens(n_samples)
 
     @torch.compiler.disable
     @torch.no_grad()

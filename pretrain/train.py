@@ -18,10 +18,11 @@ from accelerate.utils import broadcast_object_list
 from hear_dasheng.checkpoint_files import CheckpointError
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import join_processes, new_accelerator
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import PretrainConfig, RunConfig
 from pretrain.training.journal import start_logging, stop_logging
+from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.optimizer_step import NonFiniteLoss
-from pretrain.training.processes import StopRequest
+from pretrain.training.processes import Processes, StopRequest
 from pretrain.training.read_config import ConfigError, parse_yaml, read_config
 from pretrain.training.run_folder import RunFolderError, choose_run_dir, remove_partial_files, written_whole
 from pretrain.training.trainer import Trainer
@@ -56,7 +57,7 @@ def train(config: PretrainConfig, config_path: str | Path, resume: bool = False)
         with StopRequest().listening() as stop:
             if is_main:
                 _keep_config(config, run_dir)
-            trainer = Trainer(config, run_dir, accelerator)
+            trainer = Trainer(MaskedModelling(config), run_dir, accelerator, Processes.of_this_run())
             if config.trackers:
                 settings = {key: str(value) for key, value in dataclasses.asdict(config).items()}
                 accelerator.init_trackers(TRACKED_PROJECT, settings)
@@ -70,7 +71,7 @@ def train(config: PretrainConfig, config_path: str | Path, resume: bool = False)
         stop_logging()
 
 
-def _agreed_run_dir(config: PretrainConfig, config_path: str | Path, resume: bool, is_main: bool) -> Path:
+def _agreed_run_dir(config: RunConfig, config_path: str | Path, resume: bool, is_main: bool) -> Path:
     """The folder that the first process chooses and prepares, on all of them."""
     choice: list[str] = ["", ""]
     if is_main:
@@ -87,7 +88,7 @@ def _agreed_run_dir(config: PretrainConfig, config_path: str | Path, resume: boo
     return Path(path)
 
 
-def _keep_config(config: PretrainConfig, run_dir: Path) -> None:
+def _keep_config(config: RunConfig, run_dir: Path) -> None:
     """Write the config into the run's folder; log what has changed in it."""
     values = dataclasses.asdict(config) | {"run_dir": str(run_dir)}
     values["score_function"] = list(config.score_function)

@@ -19,8 +19,9 @@ from hear_dasheng import load_model
 from pretrain.masking import Mask, random_mask
 from pretrain.shards import Batch
 from pretrain.train import train
-from pretrain.training.build import join_processes, new_accelerator, new_model
+from pretrain.training.build import join_processes, new_accelerator
 from pretrain.training.config import PretrainConfig
+from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.optimizer_step import OptimizerStep
 from pretrain.training.processes import Processes
 from pretrain.training.read_config import read_config
@@ -67,16 +68,16 @@ def step_of_own_part(config: PretrainConfig, parts: list[list[int]], out: Path) 
     join_processes()
     accelerator = new_accelerator(config, out)
     processes = Processes.of_this_run()
-    bare_model = new_model(config)
+    objective = MaskedModelling(config)
+    bare_model = objective.new_model()
     bare_model.encoder.init_bn.eval()
     model, optimizer = accelerator.prepare(bare_model, torch.optim.SGD(bare_model.parameters()))
     gradients = {}
     optimizer.optimizer.register_step_pre_hook(
         lambda *_: gradients.update((name, p.grad.clone()) for name, p in bare_model.named_parameters())
     )
-    step = OptimizerStep(
-        config, accelerator, model, bare_model, optimizer, Schedule(1.0, 1, is_constant=True), None, processes
-    )
+    schedule = Schedule(1.0, 1, is_constant=True)
+    step = OptimizerStep(objective, accelerator, model, bare_model, optimizer, schedule, None, processes)
     own = parts[processes.rank]
     batches = [Batch(clips_of(own), [str(clip) for clip in own], {})] if own else []
     bare_model.encoder.init_bn.train = lambda mode=True: None  # stays in evaluation mode
@@ -99,11 +100,11 @@ def test_the_gradient_is_that_of_one_process_on_the_joined_batch(tmp_path, parts
     on_processes(step_of_own_part, config, parts, tmp_path)
     together = torch.load(tmp_path / "gradients.pt", weights_only=True)
 
-    model = new_model(config)
+    model = MaskedModelling(config).new_model()
     model.encoder.init_bn.eval()
     masks = []
     for rank, part in enumerate(parts):
-        generator = OptimizerStep.mask_generator(config.seed, rank, 0)
+        generator = OptimizerStep.random_numbers(config.seed, rank, 0)
         masks.append(random_mask(len(part), model.n_tokens(16_000), 0.75, 2, generator) if part else None)
     joined = Mask(*(torch.cat(places) for places in zip(*filter(None, masks), strict=True)))
     model(clips_of([clip for part in parts for clip in part]), joined).mean().backward()

@@ -73,6 +73,10 @@ class Batch:
     keys: list[str]
     skipped: dict[str, int] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return replace(self, waveforms=self.waveforms.to(device, non_blocking=True))
+
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from where GPUs copy fastest; DataLoader calls this."""
         return replace(self, waveforms=self.waveforms.pin_memory())

@@ -1,4 +1,4 @@
-"""A config -> the model, and Accelerate as the config wants it."""
+"""A config -> the encoder, and Accelerate as the config wants it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from hear_dasheng.download import locate
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.published_options import config_of_kwargs, encoder_kwargs
-from pretrain.masked_autoencoder import MaskedAutoencoder, new_masked_autoencoder
-from pretrain.masking import n_kept
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.read_config import ConfigError
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", None: None}
@@ -40,7 +38,7 @@ def join_processes() -> PartialState:
     return PartialState(cpu=must_use_cpu())
 
 
-def new_accelerator(config: PretrainConfig, run_dir: Path) -> Accelerator:
+def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     """Accelerate for this config; what it leaves open, `accelerate launch` decides.
 
     Raises:
@@ -81,7 +79,7 @@ def new_accelerator(config: PretrainConfig, run_dir: Path) -> Accelerator:
     return accelerator
 
 
-def encoder_config(config: PretrainConfig) -> EncoderConfig:
+def encoder_config(config: RunConfig) -> EncoderConfig:
     """The encoder's configuration: the size's, with the options of `model_args`.
 
     Raises:
@@ -94,8 +92,10 @@ def encoder_config(config: PretrainConfig) -> EncoderConfig:
         raise ConfigError(f"model_args: {error}") from error
 
 
-def new_model(config: PretrainConfig) -> MaskedAutoencoder:
-    """The autoencoder with weights drawn from the config's seed, or its encoder's from `init_from`.
+def new_encoder(config: RunConfig) -> Encoder:
+    """The encoder with weights drawn from the config's seed, or from `init_from`.
+
+    torch's random numbers go on from there, so that what is built next depends on the seed too.
 
     Raises:
         ConfigError: `init_from` is another model, or a crop does not fit it.
@@ -110,25 +110,20 @@ def new_model(config: PretrainConfig) -> MaskedAutoencoder:
                 f"init_from {config.init_from} holds {loaded.config}, but the config describes {expected}"
             )
         encoder.load_state_dict(loaded.state_dict())
-    model = new_masked_autoencoder(encoder, config.size)
-    tokens, window = model.n_tokens(config.chunk_samples), expected.window_tokens
+    tokens, window = expected.n_tokens(config.chunk_samples), expected.window_tokens
     if tokens > window:
         raise ConfigError(
             f"chunk_length {config.chunk_length} s gives {tokens} tokens, but the model has "
             f"positions for {window}; shorten it, or lengthen model_args.target_length"
         )
-    try:
-        n_kept(tokens, config.mask_ratio)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if config.activation_checkpointing:
-        apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
-    return model
+    return encoder
 
 
-def new_moving_average(model: MaskedAutoencoder, config: PretrainConfig) -> nn.Module | None:
-    """The exponential moving average of the encoder, running statistics included."""
-    if config.ema_decay is None:
-        return None
-    average = get_ema_multi_avg_fn(config.ema_decay)
-    return AveragedModel(model.encoder, multi_avg_fn=average, use_buffers=True)
+def checkpoint_activations(model: nn.Module) -> None:
+    """Make each block compute its activations twice instead of keeping them."""
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
+
+
+def new_moving_average(result: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of what a run keeps, running statistics included."""
+    return AveragedModel(result, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pretrain.reading.count_crops import count_crops
 from pretrain.reading.sources import parse_sources
 from pretrain.shards import Batch, CropBatches, NoUsableAudio
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class TrainingData:
         is_for_gpu: give batches in page-locked memory.
     """
 
-    def __init__(self, config: PretrainConfig, processes: Processes, is_for_gpu: bool) -> None:
+    def __init__(self, config: RunConfig, processes: Processes, is_for_gpu: bool) -> None:
         self.config, self.processes = config, processes
         self.sources = parse_sources(config.train_data)
         self.batches = CropBatches(

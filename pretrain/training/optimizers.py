@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.read_config import ConfigError, optimizer_class
 
 logger = logging.getLogger(__name__)
 
 
-def new_optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
+def new_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """The config's optimizer over all parameters of a model.
 
     An `...8bit` optimizer is bitsandbytes' on CUDA; elsewhere it is torch's of the
@@ -51,7 +51,7 @@ def _kind(name: str) -> type[torch.optim.Optimizer]:
     return plain
 
 
-def _groups(model: nn.Module, config: PretrainConfig) -> Iterable[Any]:
+def _groups(model: nn.Module, config: RunConfig) -> Iterable[Any]:
     """All parameters alike, as published; or the vectors without weight decay."""
     if not config.no_decay_on_vectors:
         return model.parameters()
