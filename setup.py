@@ -59,6 +59,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*"]),
     package_data={
+        "hear_dasheng": ["data/*.csv"],
         "pretrain": ["configs/*.yaml"],
         "eval_recipes": ["data/*.csv"],
         "eval_recipes.reporting": ["templates/*"],
