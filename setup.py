@@ -87,6 +87,7 @@ setup(
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
             "pretrain = pretrain.train:pretrain",
+            "finetune = pretrain.finetune:finetune",
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",
             "score = eval_recipes.score:score",

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run_command
 
-from pretrain.training.read_config import FIELDS
+from pretrain.training.config import PretrainConfig
+from pretrain.training.finetune_config import FinetuneConfig
+from pretrain.training.read_config import fields_of
 
 PACKAGES = ("hear_dasheng", "pretrain", "eval_recipes", "safe_download")
 MAY_IMPORT = {
@@ -19,6 +21,7 @@ MAY_IMPORT = {
     "safe_download": set(),
 }
 SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+KEYS = {("pretrain",): fields_of(PretrainConfig), ("finetune",): fields_of(FinetuneConfig)}
 README = (REPOSITORY / "README.md").read_text()
 
 
@@ -86,7 +89,7 @@ def test_the_readmes_commands_exist_with_the_options_shown(tmp_path):
             assert result.returncode == 0, result.stderr
             helps[name] = result.stdout
         for option in [word.split("=")[0] for word in words[depth:] if word.startswith("--")]:
-            is_key = name == ("pretrain",) and option[2:].split(".")[0] in FIELDS
+            is_key = name in KEYS and option[2:].split(".")[0] in KEYS[name]
             assert is_key or option in helps[name], f"{command}: {' '.join(name)} has no {option}"
 
 

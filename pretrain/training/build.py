@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -80,12 +81,16 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
 
 
 def encoder_config(config: RunConfig) -> EncoderConfig:
-    """The encoder's configuration: the size's, with the options of `model_args`.
+    """The encoder's configuration: the size's or else that of `init_from`, with the options of `model_args`.
 
     Raises:
         ConfigError: an option is unknown or impossible.
     """
-    options = encoder_kwargs(EncoderConfig.of_size(config.size)) | dict(config.encoder_options)
+    if config.size is not None:
+        start = EncoderConfig.of_size(config.size)
+    else:
+        start = load_encoder(locate(config.init_from)).config
+    options = encoder_kwargs(start) | dict(config.encoder_options)
     try:
         return config_of_kwargs(options)
     except ValueError as error:
@@ -105,7 +110,8 @@ def new_encoder(config: RunConfig) -> Encoder:
     encoder = Encoder(expected)
     if config.init_from is not None:
         loaded = load_encoder(locate(config.init_from))
-        if loaded.config != expected:
+        dropouts = {"dropout": expected.dropout, "attention_dropout": expected.attention_dropout}
+        if dataclasses.replace(loaded.config, **dropouts) != expected:  # no weight knows of dropout
             raise ConfigError(
                 f"init_from {config.init_from} holds {loaded.config}, but the config describes {expected}"
             )

@@ -21,7 +21,12 @@ MODELS = {
 }
 """The published names of the sizes; `dasheng_06B` is the released model, not the trainer's."""
 
-SCORES = {"Loss": "valid_loss", "kNN": "knn_accuracy"}
+SCORES = {
+    "Loss": "valid_loss",
+    "kNN": "knn_accuracy",
+    "mAP": "valid_map",
+    "accuracy": "valid_accuracy",
+}
 """What the best weights can be chosen by, and its name in the metrics."""
 
 Shards = Annotated[list[Any], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -111,8 +116,10 @@ class RunConfig:
     """Batches of one iteration."""
     no_decay_on_vectors: bool = False
     """Spare biases, norms, positions and the mask token the weight decay."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer of the encoder learns at this part of the next one's rate, e.g. 0.75; 1: all alike."""
     ema_decay: Part | None = None
-    """Also keep an exponential moving average of the encoder, e.g. 0.999."""
+    """Also keep an exponential moving average, e.g. 0.999."""
     activation_checkpointing: bool = False
     """Compute each block's activations twice instead of keeping them."""
     compile: bool = False
@@ -134,6 +141,11 @@ class RunConfig:
     def size(self) -> str:
         """The name of the model's size in `SIZES`."""
         return MODELS[self.model]
+
+    @property
+    def chosen_by(self) -> tuple[str, float]:
+        """What the best are chosen by, and the factor that makes higher better."""
+        return self.score_function
 
     @property
     def encoder_options(self) -> Mapping[str, Any]:

@@ -57,6 +57,7 @@ class EpochEnd:
             rank=processes.rank,
             n_ranks=processes.count,
             n_workers=n_workers,
+            clip_labels=self.objective.validation_labels,
         )
 
     def __call__(
@@ -78,7 +79,10 @@ class EpochEnd:
             if ema is not None:
                 self.objective.write(ema.module, self.run_dir / EMA)
             if scores:
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+                shown = ", ".join(
+                    f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in scores.items()
+                )
                 logger.info("Epoch %d of %d: %s", progress.epoch, config.epochs, shown)
                 seconds = round(time.monotonic() - started, 2)
                 journal.write(progress.iteration, epoch=progress.epoch, validation_s=seconds, **scores)
@@ -95,7 +99,7 @@ class EpochEnd:
     def _keep_if_among_the_best(
         self, result: nn.Module, scores: Mapping[str, float], progress: Progress
     ) -> None:
-        name, sign = self.config.score_function
+        name, sign = self.config.chosen_by
         score = scores.get(SCORES[name])
         epoch = f"epoch_{progress.epoch:04d}"
         if score is None or not encoders.is_among_best(

@@ -32,6 +32,7 @@ class MaskedModelling:
 
     name = "pretraining"
     loss_name = "mean squared error of normalised patches"
+    training_labels = validation_labels = None
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config

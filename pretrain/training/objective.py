@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pretrain.reading.clip_labels import ClipLabels
 from pretrain.shards import Batch
 from pretrain.training.config import RunConfig
 from pretrain.training.processes import Processes
@@ -27,12 +28,16 @@ class Objective(Protocol):
         config: of the run.
         loss_name: what the loss is, for the picture of its curve.
         picture_clips: validation clips that `draw` wants; 0: it draws nothing.
+        training_labels: what to read beside the clips; None: nothing.
+        validation_labels: the same for validation.
     """
 
     name: str
     config: RunConfig
     loss_name: str
     picture_clips: int
+    training_labels: ClipLabels | None
+    validation_labels: ClipLabels | None
 
     def new_model(self) -> nn.Module:
         """The model as training begins; its attribute `encoder` is a Dasheng encoder.

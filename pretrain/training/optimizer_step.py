@@ -98,7 +98,7 @@ class OptimizerStep:
         """
         lr = self.schedule.rate(iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         keys = [key for batch in batches for key in batch.keys]
         report = StepReport(iteration, lr, torch.zeros((), device=self.accelerator.device), len(keys), keys)
         random = self.random_numbers(self.config.seed, self.processes.rank, iteration)

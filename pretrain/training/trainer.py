@@ -42,7 +42,8 @@ class Trainer:
         self.objective, self.config = objective, config
         self.run_dir, self.accelerator, self.processes = run_dir, accelerator, processes
         self.progress = Progress()
-        self.data = TrainingData(config, self.processes, is_for_gpu=accelerator.device.type == "cuda")
+        is_on_gpu = accelerator.device.type == "cuda"
+        self.data = TrainingData(config, processes, is_on_gpu, objective.training_labels)
         self.schedule = new_schedule(config, self.data.planned_iterations())
         bare_model = objective.new_model()
         if config.activation_checkpointing:
