@@ -36,6 +36,7 @@ EXTRAS = {
         "markupsafe",
         "matplotlib",
     ],
+    "plots": ["matplotlib"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
@@ -86,6 +87,7 @@ setup(
             "init = hear_dasheng.commands:init",
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
+            "tag = hear_dasheng.tag:tag",
             "pretrain = pretrain.train:pretrain",
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run_command
 
+from hear_dasheng.classifier import new_classifier
+from hear_dasheng.classifier_checkpoint import export_classifier
+from hear_dasheng.export import new_encoder
 from pretrain.training.read_config import FIELDS
 
 PACKAGES = ("hear_dasheng", "pretrain", "eval_recipes", "safe_download")
@@ -93,6 +96,7 @@ def test_the_readmes_commands_exist_with_the_options_shown(tmp_path):
 def test_the_readmes_python_examples_run(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_checkpoint").symlink_to(tiny_folder)
+    export_classifier(new_classifier(new_encoder("tiny"), ("dog", "cat")), tmp_path / "my_classifier")
     import numpy as np
     import soundfile
 
