@@ -38,6 +38,7 @@ EXTRAS = {
         "matplotlib",
     ],
     "plots": ["matplotlib"],
+    "xares": [OFFICIAL["XARES"], *TORCH_BESIDE_TORCHAUDIO],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [

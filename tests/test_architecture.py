@@ -115,9 +115,9 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_versions_of_the_official_tools_are_pinned_in_one_place():
-    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS
+    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS, XARES
 
-    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS) if "==" in pin]
+    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS, XARES) if "==" in pin]
     elsewhere = [
         path
         for path in [*SOURCES, REPOSITORY / "setup.py", REPOSITORY / "Makefile"]
