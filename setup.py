@@ -31,11 +31,14 @@ EXTRAS = {
     "evaluation": [
         *OFFICIAL["NEEDED_BY_TOOLS"],
         *TORCH_BESIDE_TORCHAUDIO,
+        "accelerate>=1.10",
         "jinja2>=3.1",
         "librosa>=0.10",
         "markupsafe",
         "matplotlib",
     ],
+    "plots": ["matplotlib"],
+    "xares": [OFFICIAL["XARES"], *TORCH_BESIDE_TORCHAUDIO],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
@@ -86,9 +89,11 @@ setup(
             "init = hear_dasheng.commands:init",
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
+            "tag = hear_dasheng.tag:tag",
             "pretrain = pretrain.train:pretrain",
             "finetune = pretrain.finetune:finetune",
             "validate = eval_recipes.official:validate",
+            "embed = eval_recipes.embed:embed",
             "heareval = eval_recipes.official_kit:heareval",
             "score = eval_recipes.score:score",
             "tasks = eval_recipes.tasks:tasks",

@@ -46,8 +46,10 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
                 if len(mono):
                     yield mono
     except soundfile.SoundFileError as error:
+        place = f" after {seconds:.0f} s" if seconds else ""
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"cannot decode {path} after {seconds:.0f} s: {error}; is it an audio file, and complete?"
+            f"cannot decode {path}{place}: {reason}; is it an audio file, and complete?"
         ) from error
     if not seconds:
         raise ValueError(f"{path} holds no samples")

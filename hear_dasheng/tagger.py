@@ -29,6 +29,9 @@ from hear_dasheng.mel_stream import Blocks, MelStream
 from hear_dasheng.options import Options
 from hear_dasheng.windows import centre_ms
 
+Progress = Callable[[float, float], Any]
+"""Is told how many seconds are done, and how many there are."""
+
 DEFAULT_TAGGER = "dasheng_audioset"
 FIXED_OPTIONS = ("layers", "pooling")
 """The head was trained on the mean of the last layer's tokens."""
@@ -109,14 +112,17 @@ class Tagger(nn.Module):
 
     @no_type_check
     def tag(
-        self, audio: Tensor, step_s: float | None = None, progress: Callable[[float], Any] | None = None
+        self,
+        audio: Tensor,
+        step_s: float | None = None,
+        progress: Progress | None = None,
     ) -> Tags:
         """Probabilities of a clip and along it.
 
         Args:
             audio: float32 (n_samples,) in [-1, 1] at 16 kHz.
             step_s: length of a step; None: that of the encoder's windows, released: 10.08 s.
-            progress: told how many seconds more are done.
+            progress: told how many seconds are done, and how many there are.
 
         Raises:
             TypeError, ValueError: audio is not as above, or a step too short to hold a token.
@@ -127,7 +133,10 @@ class Tagger(nn.Module):
 
     @no_type_check  # a step of 3 is one of 3.0
     def tag_file(
-        self, path: str | Path, step_s: float | None = None, progress: Callable[[float], Any] | None = None
+        self,
+        path: str | Path,
+        step_s: float | None = None,
+        progress: Progress | None = None,
     ) -> Tags:
         """`tag` for an audio file of any format, rate and channel count that soundfile reads.
 
@@ -140,16 +149,20 @@ class Tagger(nn.Module):
         return self._tag(lambda: audio_blocks(path), step_s, progress)
 
     @no_type_check
-    @torch.no_grad()
-    def _tag(self, blocks: Blocks, step_s: float | None, progress: Callable[[float], Any] | None) -> Tags:
-        config = self.classifier.encoder.config
-        if step_s is None:
-            step_s = self.window_s
-        if not self.shortest_step_s <= step_s < float("inf"):
+    def check_step(self, step_s: float | None) -> None:
+        """Raise a ValueError unless steps of this length hold a token each."""
+        if step_s is not None and not self.shortest_step_s <= step_s < float("inf"):
             raise ValueError(
                 f"steps of {step_s:g} s are not possible; give {self.shortest_step_s:g} s or more, "
                 "so that a token lies in each"
             )
+
+    @no_type_check
+    @torch.no_grad()
+    def _tag(self, blocks: Blocks, step_s: float | None, progress: Progress | None) -> Tags:
+        config = self.classifier.encoder.config
+        self.check_step(step_s)
+        step_s = self.window_s if step_s is None else step_s
         stream = MelStream(self.model.log_mel, config, blocks, self.model.options.tail)
         seconds = stream.n_samples / SAMPLE_RATE_HZ
         centres_s = np.array([centre_ms(config, moment) / 1000 for moment in range(stream.moments)])
@@ -160,8 +173,8 @@ class Tagger(nn.Module):
             for tokens in self.model.encode_mels(mels):
                 np.add.at(sums, step_of[done : done + len(tokens)], tokens.cpu().numpy())
                 done += len(tokens)
-                if progress is not None:
-                    progress(min(self.token_s * len(tokens), seconds))
+            if progress is not None:
+                progress(min(self.token_s * done, seconds), seconds)
         counts = np.bincount(step_of, minlength=len(sums))
         edges_s = np.minimum(step_s * np.arange(len(sums) + 1), seconds)
         return Tags(

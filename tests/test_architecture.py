@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run_command
 
+from hear_dasheng.classifier import new_classifier
+from hear_dasheng.classifier_checkpoint import export_classifier
+from hear_dasheng.export import new_encoder
 from pretrain.training.config import PretrainConfig
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.read_config import fields_of
@@ -96,6 +99,7 @@ def test_the_readmes_commands_exist_with_the_options_shown(tmp_path):
 def test_the_readmes_python_examples_run(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_checkpoint").symlink_to(tiny_folder)
+    export_classifier(new_classifier(new_encoder("tiny"), ("dog", "cat")), tmp_path / "my_classifier")
     import numpy as np
     import soundfile
 
@@ -114,9 +118,9 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_versions_of_the_official_tools_are_pinned_in_one_place():
-    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS
+    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS, XARES
 
-    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS) if "==" in pin]
+    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS, XARES) if "==" in pin]
     elsewhere = [
         path
         for path in [*SOURCES, REPOSITORY / "setup.py", REPOSITORY / "Makefile"]
