@@ -10,6 +10,7 @@ from conftest import REPOSITORY
 from finetuning_data import SMALL_MODEL, finetune_config, labels_of, pack
 
 from hear_dasheng.audioset import audioset_names
+from hear_dasheng.classifier_checkpoint import load_classifier
 from hear_dasheng.export import export, new_encoder
 from pretrain.reading.clip_labels import ClipLabels, LabelColumn
 from pretrain.shards import NoUsableAudio
@@ -192,3 +193,17 @@ def test_a_clips_scores_are_the_mean_of_its_crops_whatever_their_order():
         assert means.tolist() == [[5, 5], [2, 1]]
         assert truth.tolist() == [[0, 1], [1, 0]]
     assert accuracy(means, truth) == 0.5
+
+
+def test_classifiers_of_audiosets_classes_are_also_written_in_the_published_form(tmp_path):
+    labels = ClipLabels(LabelColumn("labels", ";"), audioset_names())
+    objective = Classification(config(task="multi", classes="audioset"), labels)
+    classifier = objective.result_of(objective.new_model())
+    objective.write(classifier, tmp_path / "last")
+    for path in (tmp_path / "last", tmp_path / "last.pt"):
+        written = load_classifier(path, num_heads=SMALL_MODEL["num_heads"])
+        assert written.class_names == audioset_names()
+        assert torch.equal(written.outputlayer[1].weight, classifier.outputlayer[1].weight)
+    other = Classification(config(), LABELS)
+    other.write(other.result_of(other.new_model()), tmp_path / "three")
+    assert not (tmp_path / "three.pt").exists()

@@ -140,6 +140,16 @@ def test_a_linear_probe_leaves_the_encoder_as_it_was(shards, tmp_path):
     assert not torch.equal(after.outputlayer[1].weight, first.classifier.outputlayer[1].weight)
 
 
+def test_bfloat16_finds_nearly_the_same(shards, tmp_path):
+    losses = []
+    for precision in ("fp32", "bf16"):
+        run = tmp_path / precision
+        train(finetune_config(*shards, epochs=1, precision=precision, run_dir=str(run)), tmp_path / "c.yaml")
+        losses += [line["valid_loss"] for line in lines_of(run) if "valid_loss" in line]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 def test_one_step_is_that_of_plain_torch(shards, tmp_path):
     subject = finetune_config(*shards, layer_decay=0.5, optimizer_args={"lr": 1e-2, "weight_decay": 0.1})
     objective = objective_of(subject, tmp_path, Processes())
