@@ -146,6 +146,14 @@ def test_named_classes_keep_their_order_and_unknown_labels_are_told(tmp_path):
         agreed_labels(subject, tmp_path / "run", Processes())
 
 
+def test_labels_of_validation_clips_are_checked_before_training(tmp_path):
+    train_data = pack(tmp_path, "train", ["low", "middle"], seconds=0.05)
+    cv_data = pack(tmp_path, "valid", ["low", "high"], seconds=0.05)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(NoUsableAudio, match="a clip of cv_data is labelled 'high', which is none of the 2"):
+        agreed_labels(finetune_config(train_data, cv_data), tmp_path / "run", Processes())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -36,7 +36,12 @@ def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -
     column = LabelColumn(config.label_column, config.label_separator if config.is_multi_label else None)
     path = run_dir / CLASSES_FILE
     named = None if config.classes is None else named_classes(config.classes)
-    asked = {"task": config.task, "label_column": column.name, "balanced": config.balanced}
+    asked = {
+        "task": config.task,
+        "label_column": column.name,
+        "label_separator": column.separator,
+        "balanced": config.balanced,
+    }
     if latest_state(run_dir) is not None and path.exists():
         kept = json.loads(path.read_text())
         _check_unchanged(kept, asked, named, path)
@@ -88,9 +93,7 @@ def _found_classes(
     """The classes' names, and if they were counted, the clips of each and in all."""
     if named is not None and not config.balanced:
         return {"classes": list(named)}
-    urls = list(dict.fromkeys(url for source in parse_sources(config.train_data) for url in source.urls))
-    own = count_labels(urls[processes.rank :: processes.count], column, shows_progress=processes.rank == 0)
-    counts = processes.merged(own)
+    counts = _counts(config.train_data, column, processes)
     clips = counts.pop(CLIPS, 0)
     names = list(named) if named is not None else in_order(list(counts))
     if not names or not counts:
@@ -99,10 +102,19 @@ def _found_classes(
     clips_of_class = [0] * len(names)
     for label, count in counts.items():
         clips_of_class[numbers[label]] += count
+    cv_counts = _counts(config.cv_data, column, processes)  # else a wrong label would end the first epoch
+    ClipLabels(column, tuple(names)).numbers_of(cv_counts.keys() - {CLIPS}, "a clip of cv_data")
     logger.info(
         "%d clips of %d classes, from %d of each to %d", clips, len(names), *_extremes(clips_of_class)
     )
     return {"classes": names, "clips_of_class": clips_of_class, "clips": clips}
+
+
+def _counts(data: list[Any], column: LabelColumn, processes: Processes) -> Counter[str]:
+    """Clips of each label, counted by all processes together."""
+    urls = list(dict.fromkeys(url for source in parse_sources(data) for url in source.urls))
+    own = urls[processes.rank :: processes.count]
+    return processes.merged(count_labels(own, column, shows_progress=processes.rank == 0))
 
 
 def _extremes(counts: list[int]) -> tuple[int, int]:
