@@ -26,8 +26,8 @@ AUDIOSET = "audioset"
 def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -> ClipLabels:
     """What clips can be, the same on all processes; all must call this.
 
-    Without a file of classes, or with `balanced`, all labels in train_data are counted first; of
-    shards that can seek no audio is read. What a resumed run began with stays.
+    Without a file of classes, or with `balanced`, all labels in train_data are counted first, and those in
+    cv_data checked; of shards that can seek no audio is read. What a resumed run began with stays.
 
     Raises:
         ConfigError: a file of classes that is none; other classes than the run began with.
