@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import noise
+from conftest import noise, oracle_of
 from tagging_cases import flat_state, recipe
 
 from hear_dasheng.audio import read_audio
@@ -54,6 +54,18 @@ def test_a_clip_is_what_the_published_recipe_gives(tagger, tiny_oracle, state, s
     assert expected.std() > 0.1
     assert (tagger(clip) - expected).abs().max() <= 1e-5
     assert np.abs(tagger.tag(clip[0]).whole - expected[0].numpy()).max() <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2, 10, 30])
+def test_a_clip_is_what_the_published_recipe_gives_at_the_released_size(tmp_path_factory, seconds):
+    oracle = oracle_of(768, 12, 12)
+    weights = flat_state(oracle, seed=5)
+    path = tmp_path_factory.mktemp("base") / "mAP497.pt"
+    torch.save(weights, path)
+    clip = noise(1, seconds, seed=8)
+    assert (AudioSetTagger(path)(clip) - recipe(oracle, weights, clip)).abs().max() <= 1e-5
+    path.unlink()
 
 
 def test_clips_in_a_batch_are_tagged_each_alone(tagger, tiny_oracle, state):
