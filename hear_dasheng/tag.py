@@ -93,6 +93,8 @@ def _check_plot(plot_path: Path | None, n_files: int) -> None:
         ) from error
     if plot_path.suffix.lstrip(".").lower() not in ("png", "pdf", "svg"):
         raise click.ClickException(f"--plot {plot_path}: name a .png, .pdf or .svg file")
+    if not plot_path.parent.is_dir():
+        raise click.ClickException(f"there is no folder {plot_path.parent} to write {plot_path.name} to")
     del matplotlib
 
 

@@ -167,15 +167,16 @@ class Tagger(nn.Module):
         seconds = stream.n_samples / SAMPLE_RATE_HZ
         centres_s = np.array([centre_ms(config, moment) / 1000 for moment in range(stream.moments)])
         step_of = (centres_s / step_s + 1e-9).astype(np.int64)
-        sums = np.zeros((step_of[-1] + 1, config.dim))
+        sums = torch.zeros(step_of[-1] + 1, config.dim, dtype=torch.float64)
         done = 0
         for mels in _batches(stream.windows(), self.model.batch_windows):
             for tokens in self.model.encode_mels(mels):
-                np.add.at(sums, step_of[done : done + len(tokens)], tokens.cpu().numpy())
+                steps = torch.from_numpy(step_of[done : done + len(tokens)])
+                sums.index_add_(0, steps, tokens.cpu().double())
                 done += len(tokens)
             if progress is not None:
                 progress(min(self.token_s * done, seconds), seconds)
-        counts = np.bincount(step_of, minlength=len(sums))
+        counts = torch.from_numpy(np.bincount(step_of))
         edges_s = np.minimum(step_s * np.arange(len(sums) + 1), seconds)
         return Tags(
             seconds=seconds,
@@ -184,9 +185,8 @@ class Tagger(nn.Module):
             edges_s=edges_s,
         )
 
-    def _probabilities(self, means: Float[np.ndarray, "*steps dim"]) -> Float[np.ndarray, "*steps classes"]:
-        """Probabilities of tokens' means."""
-        return self._head(torch.from_numpy(means).float().to(self.model.device)).cpu().numpy()
+    def _probabilities(self, means: Float[Tensor, "*steps dim"]) -> Float[np.ndarray, "*steps classes"]:
+        return self._head(means.float().to(self.model.device)).cpu().numpy()
 
     def _head(self, means: Float[Tensor, "*clips dim"]) -> Float[Tensor, "*clips classes"]:
         return self.classifier.probabilities(self.classifier.logits(means))

@@ -198,6 +198,7 @@ def test_a_picture_that_cannot_be_is_refused_before_the_work(folder, checkpoint,
     monkeypatch.setattr(Tagger, "tag_file", None)
     files = [f"{number}.wav" for number in range(13)]
     assert "--plot draws 12 files at most, not 13" in invoke(*files, "--plot", "a.png").output
+    assert "there is no folder nowhere to write a.png to" in invoke("a.wav", "--plot", "nowhere/a.png").output
     assert "name a .png, .pdf or .svg file" in invoke("a.wav", "--plot", "a.tiff").output
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,10 +1,12 @@
 """Taggers: equal to the published recipe, for audio of any length, in bounded memory."""
 
+import weakref
+
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import noise
+from conftest import noise, oracle_of
 from tagging_cases import flat_state, recipe
 
 from hear_dasheng.audio import read_audio
@@ -54,6 +56,18 @@ def test_a_clip_is_what_the_published_recipe_gives(tagger, tiny_oracle, state, s
     assert expected.std() > 0.1
     assert (tagger(clip) - expected).abs().max() <= 1e-5
     assert np.abs(tagger.tag(clip[0]).whole - expected[0].numpy()).max() <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [2, 10, 30])
+def test_a_clip_is_what_the_published_recipe_gives_at_the_released_size(tmp_path_factory, seconds):
+    oracle = oracle_of(768, 12, 12)
+    weights = flat_state(oracle, seed=5)
+    path = tmp_path_factory.mktemp("base") / "mAP497.pt"
+    torch.save(weights, path)
+    clip = noise(1, seconds, seed=8)
+    assert (AudioSetTagger(path)(clip) - recipe(oracle, weights, clip)).abs().max() <= 1e-5
+    path.unlink()
 
 
 def test_clips_in_a_batch_are_tagged_each_alone(tagger, tiny_oracle, state):
@@ -186,24 +200,38 @@ def test_a_file_is_tagged_like_its_samples(tmp_path, tagger):
     assert told[-1] == (pytest.approx(ours.seconds, abs=0.05), ours.seconds)
 
 
-def test_a_long_file_takes_no_more_memory(tmp_path):
-    path = tmp_path / "long.wav"
-    with soundfile.SoundFile(path, "w", 2_000, 1, "PCM_16") as file:
-        quarter = 0.1 * np.random.default_rng(0).standard_normal(2_000 * 900)
-        for _ in range(16):
-            file.write(quarter)
+def test_a_long_clip_is_never_in_memory_as_a_whole(monkeypatch):
+    monkeypatch.setattr("hear_dasheng.mel_stream.KEPT_FRAMES", 3_000)
     config = EncoderConfig(8, 1, 1, mel=MelConfig(n_mels=8), patch_mels=8)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tagger = Tagger(new_classifier(Encoder(config).eval(), ("a", "b")))
-    import resource
+        tagger = Tagger(new_classifier(Encoder(config).eval(), ("a", "b")), Options(batch_windows=2))
+    read, most_alive, read_before_encoding = [], 0, []
 
-    tagger.tag(torch.zeros(16_000 * 60))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tags = tagger.tag_file(path, step_s=600)
-    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert tags.steps.shape == (24, 2)
-    assert grown_mb < 300  # the samples alone are 920 MB
+    def blocks():
+        nonlocal most_alive
+        generator = np.random.default_rng(0)
+        for _ in range(40):
+            block = 0.1 * generator.standard_normal(160_000).astype(np.float32)
+            read.append(weakref.ref(block))
+            most_alive = max(most_alive, sum(reference() is not None for reference in read))
+            yield block
+
+    encode_mels = tagger.model.encode_mels
+
+    def counted(mels):
+        read_before_encoding.append(len(read))
+        return encode_mels(mels)
+
+    monkeypatch.setattr(tagger.model, "encode_mels", counted)
+    monkeypatch.setattr("hear_dasheng.tagger.audio_blocks", lambda path: blocks())
+    tags = tagger.tag_file("400 s")
+    assert len(tags.steps) == 40
+    assert len(read) == 80  # twice, since the log-mel is not kept either
+    assert most_alive <= 3  # of 40
+    assert len(read_before_encoding) == 20
+    expected = [40 + 2 * (number + 1) for number in range(20)]  # a first pass; two windows a batch
+    assert all(n <= limit + 3 for n, limit in zip(read_before_encoding, expected, strict=True))
 
 
 def test_any_classes_one_among_all(tmp_path):
