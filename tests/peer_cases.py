@@ -78,3 +78,65 @@ def save_whisper(folder: Path) -> Path:
     livened(transformers.WhisperForConditionalGeneration(config)).save_pretrained(folder)
     transformers.WhisperFeatureExtractor().save_pretrained(folder)
     return folder
+
+
+PATCH_DIM = 64
+"""Width of the tiny ViTs: one head."""
+
+
+def timm_vit(image: tuple[int, int], *, class_token: bool = True, seed: int = 0):
+    """A tiny timm ViT over 16 x 16 patches of one channel."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(seed)
+    vit = VisionTransformer(
+        img_size=image,
+        patch_size=16,
+        in_chans=1,
+        num_classes=0,
+        global_pool="token" if class_token else "",
+        class_token=class_token,
+        embed_dim=PATCH_DIM,
+        depth=2,
+        num_heads=1,
+    )
+    return livened(vit)
+
+
+def save_audiomae(folder: Path, *, finetuned: bool = False) -> Path:
+    """The authors' pretrained.pth or finetuned.pth: timm's names, a decoder or a head, training's options."""
+    import argparse
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = dict(timm_vit((1024, 128)).state_dict())
+    if finetuned:
+        state = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value for name, value in state.items()}
+        state |= {"head.weight": torch.randn(527, PATCH_DIM), "head.bias": torch.randn(527)}
+    else:
+        state |= {
+            "mask_token": torch.randn(1, 1, 16),
+            "decoder_pos_embed": torch.randn(1, 513, 16),
+            "decoder_embed.weight": torch.randn(16, PATCH_DIM),
+            "decoder_blocks.0.norm1.weight": torch.randn(16),
+        }
+    path = folder / ("finetuned.pth" if finetuned else "pretrained.pth")
+    options = argparse.Namespace(batch_size=8, output_dir=Path("./out"), blr=2e-4)
+    torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 32, "args": options}, path)
+    return path
+
+
+def save_msm_mae(folder: Path, *, frames: int = 208, class_token: bool = True, wrapped: bool = False) -> Path:
+    """The authors' checkpoint-100.pth: query and value biases apart, no key bias, a decoder."""
+    state = {}
+    for name, value in timm_vit((80, frames), class_token=class_token).state_dict().items():
+        if name.endswith("attn.qkv.bias"):
+            query, _, values = value.chunk(3)
+            state[name.replace("qkv.bias", "q_bias")] = query.clone()
+            state[name.replace("qkv.bias", "v_bias")] = values.clone()
+        else:
+            state[name] = value
+    state |= {"mask_token": torch.randn(1, 1, 16), "decoder_embed.weight": torch.randn(16, PATCH_DIM)}
+    path = folder / f"80x{frames}p16x16_tiny" / "checkpoint-100.pth"
+    path.parent.mkdir(parents=True)
+    torch.save({"model": state} if wrapped else state, path)
+    return path
