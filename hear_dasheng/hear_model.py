@@ -98,8 +98,14 @@ class HearModel(nn.Module):
                 )
                 for clip in clips
             ]
+        return self.encode(mels)
+
+    @torch.no_grad()
+    def encode(self, mels: Sequence[Float[Tensor, "mels _"]]) -> list[Float[Tensor, "_ features"]]:
+        """Moments of log-mels, each a whole number of moments, which `encode_clips` cuts into windows."""
         if self.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             cpu_linear.pack(self.encoder)
+        config = self.encoder.config
         windows = self.options.batch_windows or BATCH_WINDOWS.get(self.device.type, 16)
         with fp32_arithmetic(allow_tf32=self.options.precision == "tf32"):
             return encode_clips(self.encoder, mels, self.layers, windows * config.window_moments)

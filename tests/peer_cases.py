@@ -24,7 +24,7 @@ LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_
 def livened(model: torch.nn.Module) -> torch.nn.Module:
     """Move biases and norms away from their initial zeros and ones, so that each counts."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
@@ -110,7 +110,10 @@ def save_audiomae(folder: Path, *, finetuned: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(timm_vit((1024, 128)).state_dict())
     if finetuned:
-        state = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value for name, value in state.items()}
+        state = {
+            name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value
+            for name, value in state.items()
+        }
         state |= {"head.weight": torch.randn(527, PATCH_DIM), "head.bias": torch.randn(527)}
     else:
         state |= {

@@ -113,7 +113,14 @@ def test_audiomae_is_the_published_recipe(kind, seconds, models):
 def msm_oracle(clip, state, frames, statistics=None):
     """The authors' encoder written out: librosa's mel, batch of one, key bias zero, (f d) side by side."""
     mel = librosa.feature.melspectrogram(
-        y=clip.numpy(), sr=16_000, n_fft=400, hop_length=160, n_mels=80, fmin=50, fmax=8_000, pad_mode="reflect"
+        y=clip.numpy(),
+        sr=16_000,
+        n_fft=400,
+        hop_length=160,
+        n_mels=80,
+        fmin=50,
+        fmax=8_000,
+        pad_mode="reflect",
     )
     log_mel = (torch.from_numpy(mel) + torch.finfo().eps).log()
     mean, std = statistics or (log_mel.mean(), log_mel.std())
@@ -154,17 +161,19 @@ def test_msm_mae_is_the_published_runtime_on_one_clip(frames, class_token, secon
     model = msm_mae.load_model(file.parent)
     tokens, times = msm_mae.get_timestamp_embeddings(audio, model)
     assert tokens.shape[2] == model.scene_embedding_size == 5 * PATCH_DIM
-    assert close(tokens[0], expected, 2e-4)
     assert close(msm_mae.get_scene_embeddings(audio, model)[0], expected.mean(0), 2e-4)
     centres = 75 + 160.0 * torch.arange(len(expected))
-    assert torch.equal(times[0], centres.clamp(max=1_000 * seconds))
+    within = centres <= 1_000 * seconds
+    assert len(within) - within.sum() <= 1
+    assert close(tokens[0], expected[within], 2e-4)
+    assert torch.equal(times[0], centres[within])
 
 
 def test_msm_mae_takes_a_data_sets_statistics(files):
     audio, state = noise(1, 2), torch.load(files["msm_mae"], weights_only=True)
     model = msm_mae.load_model(files["msm_mae"], statistics=[-5.5, 5.0])
     expected = msm_oracle(audio[0], state, 208, (-5.5, 5.0))
-    assert close(msm_mae.get_timestamp_embeddings(audio, model)[0][0], expected, 2e-4)
+    assert close(msm_mae.get_scene_embeddings(audio, model)[0], expected.mean(0), 2e-4)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -206,11 +215,8 @@ def test_a_sound_is_found_at_its_time(kind, models):
     audio = 1e-3 * noise(1, 2)
     audio[0, 16_000:17_600] += torch.sin(torch.arange(1_600) / 3)  # 1000 to 1100 ms
     encoder = model.encoder
-    if kind == "msm_mae":
-        image = encoder.log_mel(audio[0]).T
-    else:
-        image = kaldi_mel(audio[0], 128)
-    energy = image.exp().sum(0 if kind == "msm_mae" else 1)
+    image = encoder.log_mel(audio[0]) if kind == "msm_mae" else kaldi_mel(audio[0], 128)
+    energy = image.exp().sum(1)
     per_moment = energy[: len(energy) // 16 * 16].reshape(-1, 16).sum(1)
     times = model.times_ms(len(per_moment), audio.shape[1])
     assert abs((per_moment * times).sum() / per_moment.sum() - 1_050) < 80
@@ -224,9 +230,7 @@ class TestFiles:
         save_file(timm_vit((1024, 128)).state_dict(), tmp_path / "model.safetensors")
         audio = noise(1, 1)
         scene = audiomae.get_scene_embeddings
-        assert torch.equal(
-            scene(audio, audiomae.load_model(tmp_path)), scene(audio, models["audiomae"])
-        )
+        assert torch.equal(scene(audio, audiomae.load_model(tmp_path)), scene(audio, models["audiomae"]))
 
     @pytest.mark.parametrize("source", ["someone/peer", "someone/peer/checkpoint-100.pth"])
     def test_the_local_hub_cache_serves_an_id(self, source, files, tmp_path, monkeypatch):

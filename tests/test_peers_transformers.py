@@ -35,7 +35,9 @@ def library_waveform(folder, kind, audio, lengths=None):
     """Last hidden state of the library on a padded batch, with its own feature extractor."""
     extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
     model = getattr(transformers, LIBRARY.get(kind, "Wav2Vec2Model")).from_pretrained(folder).eval()
-    clips = [clip[:length].numpy() for clip, length in zip(audio, lengths or [None] * len(audio), strict=True)]
+    clips = [
+        clip[:length].numpy() for clip, length in zip(audio, lengths or [None] * len(audio), strict=True)
+    ]
     inputs = extractor(clips, sampling_rate=16_000, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model(**inputs if lengths else {"input_values": inputs.input_values}).last_hidden_state

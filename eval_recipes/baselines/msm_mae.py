@@ -16,7 +16,8 @@ a clip depends on its neighbours. Here they are the clip's own (theirs for a bat
 as they advise, a data set's: the option `statistics=[mean, std]`.
 
 Time: frame i is centred on 10 i ms, moment j holds frames 16 j to 16 j + 15, so its centre
-is 160 j + 75 ms, or the clip's end if that is earlier.
+is 160 j + 75 ms. A last moment whose centre lies after the clip's end counts in the scene, as
+with the authors, and is no timestamp.
 """
 
 from __future__ import annotations

@@ -27,8 +27,6 @@ HEAD_FEATURES = 64
 BATCH_WINDOWS = {"cpu": 4, "cuda": 64}
 
 
-
-
 def build_vit(
     weights: dict[str, Tensor], image_of: Callable[[int, int, int], tuple[int, int]], where: Any
 ) -> nn.Module:
@@ -46,16 +44,16 @@ def build_vit(
     weights = {name: value for name, value in weights.items() if not NOT_ENCODER.match(name)}
     if PATCH_KEY not in weights or "pos_embed" not in weights or "blocks.0.mlp.fc1.weight" not in weights:
         raise ValueError(
-            f"{where} is no encoder of spectrogram patches: of {PATCH_KEY}, pos_embed and blocks.0.mlp.fc1.weight "
-            f"something is missing; its keys begin with {', '.join(list(weights)[:4]) or 'nothing'}"
+            f"{where} is no encoder of spectrogram patches: it lacks {PATCH_KEY}, pos_embed or "
+            f"blocks.0.mlp.fc1.weight; its keys begin with {', '.join(list(weights)[:4]) or 'nothing'}"
         )
     dim, channels, *patch = weights[PATCH_KEY].shape
     has_class_token = "cls_token" in weights
     n_patches = weights["pos_embed"].shape[1] - has_class_token
     if channels != 1 or dim % HEAD_FEATURES:
         raise ValueError(
-            f"{where}: {PATCH_KEY} has the shape {tuple(weights[PATCH_KEY].shape)}; it should be of one channel, "
-            f"and its width a multiple of {HEAD_FEATURES}"
+            f"{where}: {PATCH_KEY} has the shape {tuple(weights[PATCH_KEY].shape)}; it should have one "
+            f"channel, and a width that is a multiple of {HEAD_FEATURES}"
         )
     depth = 1 + max(int(m.group(1)) for m in (re.match(r"blocks\.(\d+)\.", name) for name in weights) if m)
     vit = package("timm.models.vision_transformer").VisionTransformer(

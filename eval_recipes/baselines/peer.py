@@ -67,9 +67,10 @@ class Peer(nn.Module):
         return super().train(False)
 
     def times_ms(self, n_tokens: int, n_samples: int) -> Tensor:
-        """Centres of a clip's tokens, none after its end."""
+        """Centres of a clip's tokens, without those after its end; the first is there in any case."""
+        end_ms = 1000.0 * n_samples / SAMPLE_RATE_HZ
         centres = self.encoder.first_ms + self.encoder.step_ms * torch.arange(n_tokens)
-        return centres.clamp(max=1000.0 * n_samples / SAMPLE_RATE_HZ)
+        return centres[: max(1, int((centres <= end_ms).sum()))].clamp(max=end_ms)
 
 
 def get_scene_embeddings(audio: Tensor, model: Peer, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -102,8 +103,9 @@ def get_timestamp_embeddings(
 
     Returns:
         Embeddings, float32 (n_sounds, n_tokens, model.timestamp_embedding_size), and
-        timestamps in ms, float32 (n_sounds, n_tokens). Sounds with fewer tokens than
-        the longest end in zeros whose timestamps are NaN.
+        timestamps in ms, float32 (n_sounds, n_tokens). A last token whose centre lies after
+        the clip's end is left out. Sounds with fewer tokens than the longest end in zeros
+        whose timestamps are NaN.
 
     Raises:
         TypeError, ValueError: audio or lengths are not as above.
@@ -111,7 +113,7 @@ def get_timestamp_embeddings(
     clips = checked_clips(audio, model.device, lengths)
     found = _tokens(model, clips)
     times = [model.times_ms(len(t), len(clip)).to(audio.device) for t, clip in zip(found, clips, strict=True)]
-    embeddings = [model.encoder.finish(tokens) for tokens in found]
+    embeddings = [model.encoder.finish(tokens[: len(own)]) for tokens, own in zip(found, times, strict=True)]
     return pad_sequence(embeddings, batch_first=True), pad_sequence(times, True, padding_value=torch.nan)
 
 
@@ -172,11 +174,13 @@ def package(name: str) -> ModuleType:
     Raises:
         ImportError: it is not installed.
     """
+    top = name.split(".")[0]
     try:
-        return importlib.import_module(name)
+        importlib.import_module(top)
     except ModuleNotFoundError as error:
-        if error.name != name.split(".")[0]:
+        if error.name != top:
             raise
         raise ImportError(
-            f"this peer needs the package {name.split('.')[0]}; in the checkout: pip install '.[peers]'"
+            f"this peer needs the package {top}; in the checkout: pip install '.[peers]'"
         ) from error
+    return importlib.import_module(name)

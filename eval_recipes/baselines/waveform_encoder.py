@@ -53,7 +53,9 @@ class WaveformEncoder(nn.Module):
         strides, kernels = model.config.conv_stride, model.config.conv_kernel
         before = [1, *accumulate(strides, mul)]
         self.step_samples = before[-1]
-        self.seen_samples = 1 + sum((kernel - 1) * step for kernel, step in zip(kernels, before, strict=False))
+        self.seen_samples = 1 + sum(
+            (kernel - 1) * step for kernel, step in zip(kernels, before, strict=False)
+        )
         self.features = model.config.hidden_size
         self.step_ms = 1000.0 * self.step_samples / SAMPLE_RATE_HZ
         self.first_ms = 1000.0 * self.seen_samples / 2 / SAMPLE_RATE_HZ

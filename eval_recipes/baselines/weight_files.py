@@ -80,7 +80,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"its pickle asks to call {wanted.group(1)}" if wanted else "it is damaged or no file of weights"
+        why = (
+            f"its pickle asks to call {wanted.group(1)}" if wanted else "it is damaged or no file of weights"
+        )
         raise ValueError(
             f'{path} was not loaded: {why}. If you trust its author, save {{"model": state_dict}} of it anew'
         ) from error

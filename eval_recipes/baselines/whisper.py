@@ -70,7 +70,11 @@ class WhisperTokens(nn.Module):
         device = windows[0].device
         arrays = [window.cpu().numpy() for window in windows]
         made = self.extractor(
-            arrays, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", device=str(device), padding="max_length"
+            arrays,
+            sampling_rate=SAMPLE_RATE_HZ,
+            return_tensors="pt",
+            device=str(device),
+            padding="max_length",
         )
         return made.input_features.to(device)
 
