@@ -105,8 +105,8 @@ def test_audiomae_is_the_published_recipe(kind, seconds, models):
     tokens, times = audiomae.get_timestamp_embeddings(audio, models[kind])
     assert tokens.dtype == torch.float32
     with torch.no_grad():
-        assert close(tokens[0], last(expected), 2e-4)
-        assert close(audiomae.get_scene_embeddings(audio, models[kind])[0], last(expected.mean(0)), 2e-4)
+        assert close(tokens[0], last(expected))
+        assert close(audiomae.get_scene_embeddings(audio, models[kind])[0], last(expected.mean(0)))
     assert torch.equal(times[0], 87.5 + 160.0 * torch.arange(len(expected)))
 
 
@@ -161,11 +161,11 @@ def test_msm_mae_is_the_published_runtime_on_one_clip(frames, class_token, secon
     model = msm_mae.load_model(file.parent)
     tokens, times = msm_mae.get_timestamp_embeddings(audio, model)
     assert tokens.shape[2] == model.scene_embedding_size == 5 * PATCH_DIM
-    assert close(msm_mae.get_scene_embeddings(audio, model)[0], expected.mean(0), 2e-4)
+    assert close(msm_mae.get_scene_embeddings(audio, model)[0], expected.mean(0))
     centres = 75 + 160.0 * torch.arange(len(expected))
     within = centres <= 1_000 * seconds
     assert len(within) - within.sum() <= 1
-    assert close(tokens[0], expected[within], 2e-4)
+    assert close(tokens[0], expected[within])
     assert torch.equal(times[0], centres[within])
 
 
@@ -173,7 +173,7 @@ def test_msm_mae_takes_a_data_sets_statistics(files):
     audio, state = noise(1, 2), torch.load(files["msm_mae"], weights_only=True)
     model = msm_mae.load_model(files["msm_mae"], statistics=[-5.5, 5.0])
     expected = msm_oracle(audio[0], state, 208, (-5.5, 5.0))
-    assert close(msm_mae.get_scene_embeddings(audio, model)[0], expected.mean(0), 2e-4)
+    assert close(msm_mae.get_scene_embeddings(audio, model)[0], expected.mean(0))
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -140,7 +140,7 @@ def test_clips_too_short_for_a_token_have_one(kind, n_samples, models):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_find_a_token_at_its_time(kind, models):
+def test_an_impulse_moves_the_tokens_around_it(kind, models):
     """The convolutions alone, before attention: what a token sees lies around its centre."""
     model = models[kind]
     n_samples = 48_000
