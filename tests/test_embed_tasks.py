@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import run_command
+from hear_modules import write_module
 from heareval_oracle import heareval_module
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,25 +58,6 @@ def place(tmp_path, tasks) -> Path:
     """A working directory with tasks of one's own to spoil."""
     shutil.copytree(tasks, tmp_path / "tasks")
     return tmp_path
-
-
-def write_module(folder: Path, scene: str, before: str = "") -> None:
-    """The module `mine` in a user's working directory."""
-    (folder / "mine.py").write_text(
-        textwrap.dedent(f"""
-        import os, time, torch
-        class Model(torch.nn.Module):
-            sample_rate, scene_embedding_size, timestamp_embedding_size = 16000, 4, 4
-        def load_model(path=""):
-            return Model().eval()
-        def get_scene_embeddings(audio, model):
-            {before or "pass"}
-            return {scene}
-        def get_timestamp_embeddings(audio, model):
-            times = torch.arange(20.0, 1000 * audio.shape[1] / 16000, 40).expand(len(audio), -1)
-            return audio[:, :4].unsqueeze(1).expand(-1, times.shape[1], -1), times
-    """)
-    )
 
 
 def read(file: Path):
@@ -148,9 +129,9 @@ def test_what_is_embedded_is_kept_and_told_from_other_weights(ours, tasks, tiny_
 
 
 def test_a_killed_run_goes_on_with_the_next_clip(place):
-    write_module(place, "audio[:, :4]")
+    write_module(place, "mine", "audio[:, :4]")
     assert run_command("embed", "mine", "--out", "whole", cwd=place).returncode == 0
-    write_module(place, "audio[:, :4]", "time.sleep(0.2)")
+    write_module(place, "mine", "audio[:, :4]", before="time.sleep(0.2)")
     command = [sys.executable, "-m", "hear_dasheng.cli", "embed", "mine", "--task", "ragged"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     task = place / "embeddings" / "mine" / "ragged-v1-small"
@@ -171,11 +152,11 @@ def test_a_killed_run_goes_on_with_the_next_clip(place):
 
 
 def test_an_unfinished_folder_is_not_continued_with_another_model(place, tiny_folder):
-    write_module(place, "1 / 0")
+    write_module(place, "mine", "1 / 0")
     crashed = run_command("embed", "mine", "--task", "ragged", cwd=place)
     assert "ZeroDivisionError" in crashed.stderr
     assert "Traceback" in crashed.stderr  # a module's own fault is shown where it is
-    write_module(place, "audio[:, :4]")
+    write_module(place, "mine", "audio[:, :4]")
     (place / "weights").write_text("other")
     result = run_command("embed", "mine", "--model", "weights", "--task", "ragged", cwd=place)
     assert result.returncode == 1
@@ -184,7 +165,7 @@ def test_an_unfinished_folder_is_not_continued_with_another_model(place, tiny_fo
 
 
 def test_one_bad_clip_stops_its_task_alone(place):
-    write_module(place, "audio[:, :4] / (audio.shape[1] > 3000)")
+    write_module(place, "mine", "audio[:, :4] / (audio.shape[1] > 3000)")
     result = run_command("embed", "mine", cwd=place)
     assert result.returncode == 1
     assert "16000/fold00/clip0_000.wav: its embedding is not finite" in result.stderr
@@ -205,7 +186,7 @@ def test_one_bad_clip_stops_its_task_alone(place):
     ],
 )
 def test_a_module_that_breaks_its_promise_is_told(place, scene, message):
-    write_module(place, scene)
+    write_module(place, "mine", scene)
     result = run_command("embed", "mine", "--task", "ragged", cwd=place)
     assert result.returncode == 1
     assert re.search(message, result.stderr), result.stderr
@@ -233,13 +214,13 @@ def test_two_processes_make_the_folders_of_one(place, ours, tiny_folder):
 
 
 def test_a_problem_of_one_process_stops_the_task_in_all(place):
-    write_module(place, 'audio[:, :4] / (audio.shape[1] > 3000 or os.environ["RANK"] == "0")')
+    write_module(place, "mine", 'audio[:, :4] / (audio.shape[1] > 3000 or os.environ["RANK"] == "0")')
     batches = ["--batch-seconds", "0.001"]  # a clip each; the shortest is the 15th, the first process's
     swapped = 'audio[:, :4] / (audio.shape[1] > 3000 or os.environ["RANK"] == "1")'
     results = []
     for scene in (None, swapped):
         if scene:
-            write_module(place, scene)
+            write_module(place, "mine", scene)
         results.append(two_processes("mine", *batches, "--redo", cwd=place))
     failed = [result for result in results if result.returncode]
     assert len(failed) == 1, [result.stderr for result in results]
