@@ -39,6 +39,12 @@ EXTRAS = {
     ],
     "plots": ["matplotlib"],
     "xares": [OFFICIAL["XARES"], *TORCH_BESIDE_TORCHAUDIO],
+    "peers": [
+        "librosa>=0.10",
+        "timm>=1.0",
+        "torch>=2.9",
+        "transformers>=5",
+    ],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
@@ -46,6 +52,7 @@ EXTRAS["test"] = [
     "beartype>=0.18",
     "dasheng==0.0.9",  # the oracle; it imports torchaudio
     "hypothesis",
+    "kaldi-native-fbank",  # oracle of the filter banks
     "moto[server]>=5",  # a local S3 server
     "pytest>=8",
     "pytorch-ignite",  # oracle of the learning-rate schedule

@@ -24,6 +24,8 @@ PACKAGES = (
     "numpy",
     "pytorch-lightning",
     "scikit-learn",
+    "timm",
+    "transformers",
 )
 
 WEIGHTS_FILE = "model.safetensors"

@@ -31,11 +31,15 @@ SIZES = {
     "1.2B": Size(1536, 40, 24, decoder_dim=768, decoder_depth=8, decoder_heads=24),
 }
 
+CED_HEADS = {(192, 12): 3, (256, 12): 4, (384, 12): 6, (768, 12): 12}
+"""Heads of CED-Tiny, -Mini, -Small and -Base (RicherMans/CED) by width and depth."""
+
 
 def heads_of(dim: int, depth: int) -> int | None:
     """Attention heads of the size with this width and depth; None if there is no such size.
 
-    >>> heads_of(1280, 32)
-    16
+    >>> heads_of(1280, 32), heads_of(256, 12)
+    (16, 4)
     """
-    return next((s.heads for s in SIZES.values() if (s.dim, s.depth) == (dim, depth)), None)
+    of_dasheng = {(size.dim, size.depth): size.heads for size in SIZES.values()}
+    return (CED_HEADS | of_dasheng).get((dim, depth))

@@ -134,7 +134,7 @@ def load_module(
         raise ModuleProblem(f"{name} is no HEAR module: it has no {', '.join(lacking)}")
     try:
         loaded = module.load_model(*([model] if model else []), **(options or {}))
-    except (ValueError, TypeError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError) as error:
         raise ModuleProblem(f"{name}.load_model({model or ''}) failed: {error}") from error
     if not isinstance(loaded, torch.nn.Module):
         raise ModuleProblem(
