@@ -192,7 +192,7 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_is_larger_than_the_block(references_are_alike, monkeypatch):
     """Also where every reference is within the bound of the k-th, and all are measured in float64."""
     monkeypatch.setattr(distances, "VECTOR_BYTES", 1 << 17)
-    references = np.ones((6000, 16), np.float32) if references_are_alike else embeddings(6000, 16)
+    references = np.ones((3000, 16), np.float32) if references_are_alike else embeddings(3000, 16)
     with LargestTensor() as seen:
         nearest(references, references[:40], 10, block_bytes=1 << 18)
     assert 1 << 15 < seen.bytes <= 1 << 18

@@ -167,7 +167,7 @@ def _rows_of(n_bytes: int, row_bytes: int) -> int:
 
 def _tiles(n_rows: int, n_columns: int, cell_bytes: int) -> Iterator[tuple[slice, slice]]:
     """Tiles of a table of cells that together take `VECTOR_BYTES` each, or are one cell."""
-    columns = min(n_columns, _rows_of(VECTOR_BYTES, cell_bytes))
+    columns = max(1, min(n_columns, _rows_of(VECTOR_BYTES, cell_bytes)))
     rows = _rows_of(VECTOR_BYTES, cell_bytes * columns)
     for row in range(0, n_rows, rows):
         for column in range(0, n_columns, columns):
