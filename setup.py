@@ -89,6 +89,7 @@ setup(
             "validate = eval_recipes.official:validate",
             "heareval = eval_recipes.official_kit:heareval",
             "score = eval_recipes.score:score",
+            "knn = eval_recipes.knn:knn",
             "tasks = eval_recipes.tasks:tasks",
             "report = eval_recipes.report:report",
             "demo = eval_recipes.demo:demo",

@@ -74,11 +74,12 @@ def nearest(
     search = _Search(geometry, k, leaves_one_out=queries is None)
     n_queries = len(geometry.queries)
     indices, distances = np.empty((n_queries, k), np.int64), np.empty((n_queries, k))
+    is_silent = None if progress else True  # None: where the output is no terminal
     rows, columns = block_shape(n_queries, len(references), block_bytes)
     with (
         torch.inference_mode(),
         _full_precision(),
-        tqdm(total=n_queries, unit=" clips", desc="neighbours", disable=not progress, leave=False) as bar,
+        tqdm(total=n_queries, unit=" clips", desc="neighbours", disable=is_silent, leave=False) as bar,
     ):
         for start in range(0, n_queries, rows):
             block = np.arange(start, min(start + rows, n_queries))
