@@ -31,6 +31,7 @@ EXTRAS = {
     "evaluation": [
         *OFFICIAL["NEEDED_BY_TOOLS"],
         *TORCH_BESIDE_TORCHAUDIO,
+        "accelerate>=1.10",
         "jinja2>=3.1",
         "librosa>=0.10",
         "markupsafe",
@@ -87,6 +88,7 @@ setup(
             "export = hear_dasheng.commands:export",
             "pretrain = pretrain.train:pretrain",
             "validate = eval_recipes.official:validate",
+            "embed = eval_recipes.embed:embed",
             "heareval = eval_recipes.official_kit:heareval",
             "score = eval_recipes.score:score",
             "knn = eval_recipes.knn:knn",

@@ -38,7 +38,7 @@ def require_tools() -> None:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Treat SIGTERM as Ctrl-C while a tool runs, so that both clean up alike."""
 
     def interrupt(signum: int, frame: object) -> None:
@@ -66,7 +66,7 @@ def run_tool(arguments: list[str], *, cwd: Path | None = None, log: Path | None 
     command = [sys.executable, "-m", "eval_recipes.official_process", *arguments]
     output = log.open("ab") if log else None
     try:
-        with _sigterm_interrupts():
+        with sigterm_interrupts():
             child = subprocess.Popen(
                 command,
                 cwd=cwd,

@@ -13,7 +13,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from typing import Any
 import click
 
 from eval_recipes import provenance
+from eval_recipes.embedding.layout import EMBEDDINGS_DONE, EMBEDDINGS_RECORD, embedding_folder
 from eval_recipes.official import describe_module, parse_options, require_tools, run_tool
 from eval_recipes.results import SCORES, scores_that_are_nan, summary, task_folders
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
+from eval_recipes.task_loop import for_each_task
 
-EMBEDDINGS_DONE = ".done.embeddings"
 PREDICTIONS_DONE = "prediction-done.json"
-EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
 PREDICTIONS_RECORD = "hear-dasheng.predictions.json"
 LOG_TAIL_LINES = 25
 
@@ -37,25 +37,6 @@ def _fail_with_log(what: str, code: int, log: Path | None) -> TaskProblem:
         return TaskProblem(f"{what} ended with exit code {code}; its output is above")
     tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     return TaskProblem(f"{what} ended with exit code {code}; the end of {log}:\n    " + "\n    ".join(tail))
-
-
-def for_each_task(tasks: list[Path], work: Callable[[Path], None]) -> None:
-    """Do `work` on each task; a problem stops that task alone and the exit code says so."""
-    failed: dict[str, str] = {}
-    for number, task in enumerate(tasks, 1):
-        click.echo(f"[{number}/{len(tasks)}] {task.name}")
-        try:
-            work(task)
-        except KeyboardInterrupt:
-            click.echo("  stopped; nothing is marked done, and the same command goes on from here", err=True)
-            raise
-        except TaskProblem as problem:
-            failed[task.name] = str(problem)
-            click.echo(f"  not done: {problem}", err=True)
-    if failed:
-        raise click.ClickException(
-            f"{len(failed)} of {len(tasks)} tasks are not done: {', '.join(failed)} (reasons above)"
-        )
 
 
 @click.group()
@@ -102,7 +83,7 @@ def embeddings(
     checkpoint = provenance.checkpoint_identity(model)
 
     def embed(task_dir: Path) -> None:
-        out = _embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
+        out = embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
         identity = {
             "module": module,
             "checkpoint": checkpoint["sha256"],
@@ -140,14 +121,6 @@ def embeddings(
         click.echo(f"  embedded in {time.monotonic() - start:.0f} s: {out}")
 
     for_each_task(folders, embed)
-
-
-def _embedding_folder(embeddings_dir: Path, module: str, options: dict[str, Any]) -> Path:
-    """Where heareval puts a module's embeddings: its name, then the options, slugified."""
-    from slugify import slugify
-
-    suffix = "".join(f"-{slugify(name)}={slugify(str(value))}" for name, value in options.items())
-    return embeddings_dir / f"{module}{suffix}"
 
 
 @heareval.command()

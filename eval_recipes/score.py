@@ -19,7 +19,8 @@ import torch
 from tqdm import tqdm
 
 from eval_recipes import provenance
-from eval_recipes.official_kit import EMBEDDINGS_DONE, PREDICTIONS_DONE, PREDICTIONS_RECORD, for_each_task
+from eval_recipes.embedding.layout import EMBEDDINGS_DONE
+from eval_recipes.official_kit import PREDICTIONS_DONE, PREDICTIONS_RECORD
 from eval_recipes.results import SCORES, summary, task_folders
 from eval_recipes.scoring.allocation import keep_freed_memory
 from eval_recipes.scoring.grid import OFFICIAL_SEED
@@ -27,6 +28,7 @@ from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_train
 from eval_recipes.scoring.score_file import SCORER, combine
 from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
+from eval_recipes.task_loop import for_each_task
 
 
 @click.command()

@@ -17,8 +17,11 @@ class TaskProblem(Exception):
     """One task cannot be done; the others can."""
 
 
-def check_task_audio(task_dir: Path, rate_hz: int) -> None:
+def check_task_audio(task_dir: Path, rate_hz: int) -> dict[str, dict[str, int]]:
     """Look at the headers of all audio that a task's splits list.
+
+    Returns:
+        For each split its clips' lengths in samples.
 
     Raises:
         TaskProblem: a split list or file is missing, cannot be read, has another
@@ -28,6 +31,7 @@ def check_task_audio(task_dir: Path, rate_hz: int) -> None:
     metadata = json.loads((task_dir / "task_metadata.json").read_text())
     problems: list[str] = []
     lengths: dict[int, str] = {}
+    found: dict[str, dict[str, int]] = {}
     for split in metadata["splits"]:
         split_list = task_dir / f"{split}.json"
         if not split_list.is_file():
@@ -39,6 +43,7 @@ def check_task_audio(task_dir: Path, rate_hz: int) -> None:
                 f"{folder} is missing and the model wants {rate_hz} Hz (there is: {rates or 'no audio'}); "
                 f"run `hear-dasheng tasks import SOURCE --rate {rate_hz}`"
             )
+        found[split] = {}
         for name in tqdm(
             json.loads(split_list.read_text()), desc=f"  checking {split}", leave=False, disable=None
         ):
@@ -47,12 +52,14 @@ def check_task_audio(task_dir: Path, rate_hz: int) -> None:
                 problems.append(f"{folder / name} {problem}")
             else:
                 lengths.setdefault(frames, f"{split}/{name}")
+                found[split][name] = frames
     if metadata["sample_duration"] is not None and len(lengths) > 1:
         listed = "; ".join(f"{name} has {frames}" for frames, name in list(lengths.items())[:NAMED])
         problems.append(f"clips of a task of fixed length have different numbers of samples: {listed}")
     if problems:
         more = f" (and {len(problems) - NAMED} more)" if len(problems) > NAMED else ""
         raise TaskProblem("; ".join(problems[:NAMED]) + more)
+    return found
 
 
 def _look_at(path: Path, rate_hz: int) -> tuple[str, int]:

@@ -1,0 +1,1 @@
+"""HEAR modules -> embeddings of clips, in batches, by one process or many."""

@@ -1,0 +1,179 @@
+"""Audio files -> their embeddings: read ahead, batched by length, embedded, a batch at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+from eval_recipes.embedding.module import Embedding, HearModule
+
+READERS = 2
+BATCHES_AHEAD = 2
+BATCH_S = {"cpu": 120.0, "cuda": 640.0}
+"""Seconds of audio, padding included, that are embedded together unless asked otherwise."""
+
+
+class ClipProblem(ValueError):
+    """A clip cannot be read, or its embedding is not finite."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An audio file and how long it is, so that batches can be planned before it is read."""
+
+    path: Path
+    seconds: float
+
+
+def clips_of(paths: Sequence[Path]) -> list[Clip]:
+    """Look at files' headers.
+
+    Raises:
+        ClipProblem: a file is missing, or no audio that soundfile knows.
+    """
+    clips = []
+    for path in paths:
+        try:
+            clips.append(Clip(path, soundfile.info(path).duration))
+        except (OSError, soundfile.SoundFileError) as error:
+            raise ClipProblem(f"{path} cannot be read: {error}") from error
+    return clips
+
+
+def read_clip(path: Path, rate_hz: int) -> np.ndarray:
+    """Decode a file; mix its channels to one and resample it if need be.
+
+    Returns:
+        float32 (samples).
+
+    Raises:
+        ClipProblem: it cannot be decoded, or holds no samples.
+    """
+    try:
+        samples, found_hz = soundfile.read(path, dtype="float32")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ClipProblem(f"{path} cannot be read: {error}") from error
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1, dtype=np.float32)
+    if found_hz != rate_hz:
+        samples = soxr.resample(samples, found_hz, rate_hz, quality="VHQ")
+    if not len(samples):
+        raise ClipProblem(f"{path} holds no samples")
+    return samples
+
+
+def plan_batches(clips: Sequence[Clip], batch_s: float) -> list[list[int]]:
+    """Which clips (by index) share a batch, the longest first.
+
+    A batch holds clips of near length, of at most `batch_s` seconds with their padding; a
+    longer clip is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(clips)), key=lambda i: (-clips[i].seconds, i)):
+        if batches and (len(batches[-1]) + 1) * clips[batches[-1][0]].seconds <= batch_s:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def embed_clips(
+    module: HearModule,
+    clips: Sequence[Clip],
+    batches: Sequence[Sequence[int]],
+    *,
+    over_time: bool = False,
+) -> Iterator[list[tuple[int, Embedding]]]:
+    """Embed planned batches, reading the next ones meanwhile.
+
+    Args:
+        module: from `load_module`.
+        clips: all of them.
+        batches: indices of the clips to embed, from `plan_batches`; a process may have a share of them.
+        over_time: embed moments (`Embedding.timestamps_ms`), not scenes.
+
+    Yields:
+        For each batch its clips' indices and embeddings.
+
+    Raises:
+        ClipProblem: a clip cannot be read, or its embedding is not finite.
+        ModuleProblem: see `HearModule`.
+    """
+    embed = module.moments if over_time else module.scenes
+    waiting, ahead = iter(batches), deque[list[tuple[int, Future[np.ndarray]]]]()
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        for _ in batches:
+            while len(ahead) < BATCHES_AHEAD and (coming := next(waiting, None)) is not None:
+                ahead.append(
+                    [(i, pool.submit(read_clip, clips[i].path, module.sample_rate_hz)) for i in coming]
+                )
+            audio = {index: future.result() for index, future in ahead.popleft()}
+            found = []
+            for group in _groups(audio, module.takes_lengths):
+                found += zip(group, _embed_what_fits(embed, [audio[index] for index in group]), strict=True)
+            for index, embedding in found:
+                if not np.isfinite(embedding.values).all():
+                    path = clips[index].path
+                    raise ClipProblem(f"{path}: its embedding is not finite; look at that clip and the model")
+            yield found
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def scene_embeddings(
+    module: HearModule, paths: Sequence[Path], batch_s: float | None = None
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Embed files of any format, rate and length.
+
+    Args:
+        module: from `load_module`.
+        paths: of the files.
+        batch_s: seconds of audio embedded together; None: as the device suggests (`BATCH_S`).
+
+    Yields:
+        Indices into `paths`, the longest clips first, and their embeddings, float32 (n, features).
+
+    Raises:
+        ClipProblem, ModuleProblem: see `embed_clips`.
+    """
+    clips = clips_of(paths)
+    batches = plan_batches(clips, batch_s or batch_seconds(module))
+    for found in embed_clips(module, clips, batches):
+        yield [index for index, _ in found], np.stack([embedding.values for _, embedding in found])
+
+
+def batch_seconds(module: HearModule) -> float:
+    """How much audio to embed together where nobody says."""
+    return BATCH_S.get(module.device.type, BATCH_S["cuda"])
+
+
+def _groups(audio: dict[int, np.ndarray], takes_lengths: bool) -> list[list[int]]:
+    """Indices that can share a call: all, or those of one length."""
+    if takes_lengths:
+        return [list(audio)]
+    by_length = sorted(audio, key=lambda index: (len(audio[index]), index))
+    return [list(group) for _, group in groupby(by_length, key=lambda index: len(audio[index]))]
+
+
+def _embed_what_fits(
+    embed: Callable[[list[np.ndarray]], list[Embedding]], audio: list[np.ndarray]
+) -> list[Embedding]:
+    """Embed a batch; halve it where the GPU's memory is too small for all of it."""
+    try:
+        return embed(audio)
+    except torch.OutOfMemoryError:
+        if len(audio) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(audio) // 2
+    return _embed_what_fits(embed, audio[:half]) + _embed_what_fits(embed, audio[half:])

@@ -1,0 +1,41 @@
+"""Long work on many tasks, one after the other: a problem of one is not the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from eval_recipes.task_checks import TaskProblem
+
+
+def for_each_task(tasks: list[Path], work: Callable[[Path], None], aloud: bool = True) -> None:
+    """Do `work` on each task; a problem stops that task alone and the exit code says so.
+
+    Args:
+        tasks: their folders.
+        work: raises `TaskProblem` for a task that cannot be done.
+        aloud: say which task it is; of several processes one should.
+    """
+    failed: dict[str, str] = {}
+    for number, task in enumerate(tasks, 1):
+        if aloud:
+            click.echo(f"[{number}/{len(tasks)}] {task.name}")
+        try:
+            work(task)
+        except KeyboardInterrupt:
+            if aloud:
+                click.echo(
+                    "  stopped; nothing is marked done, and the same command goes on from here", err=True
+                )
+            raise
+        except TaskProblem as problem:
+            failed[task.name] = str(problem)
+            if aloud:
+                click.echo(f"  not done: {problem}", err=True)
+    if failed:
+        names = ", ".join(failed)
+        raise click.ClickException(
+            f"{len(failed)} of {len(tasks)} tasks are not done: {names} (reasons above)"
+        )
