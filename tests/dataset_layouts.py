@@ -29,7 +29,7 @@ def tones_per_class(root: Path, n: int = 6) -> Path:
     """Three classes of tones, a folder each."""
     for label, hz in (("low", 200), ("middle", 1000), ("high", 4000)):
         for number in range(n):
-            tone(root / label / f"{number}.wav", hz * (1 + 0.02 * number), number, 0.3 + 0.05 * number)
+            tone(root / label / f"{number}.wav", hz * (1 + 0.002 * number), number, 0.3 + 0.05 * number)
     return root
 
 

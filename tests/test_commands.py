@@ -11,7 +11,19 @@ from conftest import run_command
 
 def test_help_lists_every_command(tmp_path):
     result = run_command("--help", cwd=tmp_path)
-    names = ("init", "info", "export", "pretrain", "validate", "heareval", "score", "tasks", "report", "demo")
+    names = (
+        "init",
+        "info",
+        "export",
+        "pretrain",
+        "validate",
+        "heareval",
+        "score",
+        "knn",
+        "tasks",
+        "report",
+        "demo",
+    )
     for name in names:
         assert re.search(rf"^  {name} +[A-Z]", result.stdout, re.MULTILINE), name
 
