@@ -65,7 +65,7 @@ def test_a_folder_of_ones_own(tmp_path, tones):
         for kind in ("knn.json", "confusions.csv", "confusions.png")
     }
     assert matplotlib.image.imread(folder / "k3-uniform-cosine.confusions.png").shape[2] == 4
-    rows = list(csv.DictReader((folder / "k3-uniform-cosine.confusions.csv").open()))
+    rows = list(csv.DictReader((folder / "k3-uniform-cosine.confusions.csv").read_text().splitlines()))
     right = {row["true"]: int(row["clips"]) for row in rows if row["true"] == row["predicted"]}
     assert sum(int(row["clips"]) for row in rows) == result["n_clips"] == 18
     assert sum(right.values()) == result["n_right"] == round(18 * result["accuracy"])

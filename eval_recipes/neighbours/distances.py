@@ -79,12 +79,16 @@ class Geometry:
         step = _rows_of(VECTOR_BYTES, 4 * self.references.shape[1])
         for first in range(columns.start, columns.stop, step):
             some = slice(first, min(first + step, columns.stop))
-            part = self._products.forward(queries, _float32(self._factors[some]).to(self.device))
+            part = self._products.forward(
+                queries, _tensor(self._factors[some]).to(self.device, torch.float32)
+            )
+            place = scores[:, some.start - columns.start : some.stop - columns.start]
             if self._scales is not None:
-                part *= self._scales[some]
-            if self._offsets is not None:
-                part += self._offsets[some]
-            scores[:, some.start - columns.start : some.stop - columns.start] = part
+                torch.mul(part, self._scales[some], out=place)
+            elif self._offsets is not None:
+                torch.add(part, self._offsets[some], out=place)
+            else:
+                place.copy_(part)
         return scores
 
     def bounds(self, numbers: Int[np.ndarray, " queries"]) -> Float[np.ndarray, " queries"]:
@@ -126,8 +130,8 @@ def norms(vectors: np.ndarray, name: str) -> Float[np.ndarray, " vectors"]:
     found = np.empty(len(vectors))
     step = _rows_of(VECTOR_BYTES, 8 * vectors.shape[1])
     for start in range(0, len(vectors), step):
-        block = torch.from_numpy(np.array(vectors[start : start + step], np.float64))
-        found[start : start + step] = torch.linalg.vector_norm(block, dim=1).numpy()
+        block = _tensor(vectors[start : start + step])
+        found[start : start + step] = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).numpy()
     if not np.isfinite(found).all():
         raise ValueError(
             f"{name}: the vector at {int(np.argmin(np.isfinite(found)))} has no finite length; "
@@ -156,9 +160,9 @@ def _double(vectors: np.ndarray, places: np.ndarray) -> Tensor:
     )
 
 
-def _float32(vectors: np.ndarray) -> Tensor:
-    """The same as a tensor; what cannot be written to (a mapped file) is copied, as torch demands."""
-    return torch.from_numpy(np.array(vectors, np.float32, copy=None if vectors.flags.writeable else True))
+def _tensor(vectors: np.ndarray) -> Tensor:
+    """The same as a tensor; what cannot be written to is copied, as torch demands."""
+    return torch.from_numpy(vectors if vectors.flags.writeable else vectors.copy())
 
 
 def _rows_of(n_bytes: int, row_bytes: int) -> int:
