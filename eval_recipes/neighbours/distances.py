@@ -18,8 +18,8 @@ ROUNDING = 2.0**-24
 SAFE_NORMS = (1e-12, 1e12)
 """Between these, products of float32 neither vanish nor overflow."""
 
-VECTOR_BYTES = 32 << 20
-"""Of vectors that are copied, multiplied or measured together."""
+VECTOR_BYTES = 8 << 20
+"""Of vectors that are measured together, in float64."""
 
 
 class Geometry:
@@ -74,21 +74,12 @@ class Geometry:
         queries = torch.from_numpy(_scaled(self.queries[numbers], self._query_scales[numbers])).to(
             self.device
         )
-        columns = slice(columns.start, min(columns.stop, len(self.references)))
-        scores = torch.empty(len(queries), columns.stop - columns.start, device=self.device)
-        step = _rows_of(VECTOR_BYTES, 4 * self.references.shape[1])
-        for first in range(columns.start, columns.stop, step):
-            some = slice(first, min(first + step, columns.stop))
-            part = self._products.forward(
-                queries, _tensor(self._factors[some]).to(self.device, torch.float32)
-            )
-            place = scores[:, some.start - columns.start : some.stop - columns.start]
-            if self._scales is not None:
-                torch.mul(part, self._scales[some], out=place)
-            elif self._offsets is not None:
-                torch.add(part, self._offsets[some], out=place)
-            else:
-                place.copy_(part)
+        block = _tensor(self._factors[columns]).to(self.device, torch.float32)
+        scores = self._products.forward(queries, block)
+        if self._scales is not None:
+            scores *= self._scales[columns]
+        if self._offsets is not None:
+            scores += self._offsets[columns]
         return scores
 
     def bounds(self, numbers: Int[np.ndarray, " queries"]) -> Float[np.ndarray, " queries"]:
@@ -112,12 +103,13 @@ class Geometry:
         distances = np.empty(places.shape)
         for rows, columns in _tiles(*places.shape, 8 * self.references.shape[1]):
             queries, chosen = numbers[rows], places[rows, columns]
-            x, y = _double(self.queries, queries)[:, None], _double(self.references, chosen)
+            x = torch.from_numpy(self.queries[queries].astype(np.float64))[:, None]
+            y = torch.from_numpy(self.references[chosen.ravel()]).reshape(*chosen.shape, -1)
             if self.metric == "cosine":
                 inverse = _inverse(self._query_norms[queries])[:, None] * _inverse(self._norms[chosen])
                 distances[rows, columns] = (1 - (x * y).sum(2).numpy() * inverse).clip(0, 2)
             else:
-                distances[rows, columns] = np.sqrt(y.sub_(x).square_().sum(2).numpy())
+                distances[rows, columns] = np.sqrt((x - y).square_().sum(2).numpy())
         return distances
 
 
@@ -152,12 +144,6 @@ def _is_safe(lengths: np.ndarray) -> bool:
 
 def _scaled(vectors: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return (np.asarray(vectors, np.float64) * factors[:, None]).astype(np.float32)
-
-
-def _double(vectors: np.ndarray, places: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(vectors[places.ravel()], np.float64)).reshape(
-        *places.shape, -1
-    )
 
 
 def _tensor(vectors: np.ndarray) -> Tensor:

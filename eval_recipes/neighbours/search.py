@@ -3,8 +3,9 @@
 A float32 product is wrong by no more than a bound that its length tells (Higham, Accuracy and
 Stability of Numerical Algorithms, section 3.1). Whatever could, within twice that bound, be among
 the nearest is measured again in float64, so the answer does not depend on the order in which a
-library adds, on the blocks, or on the device. Memory is the embeddings' own (which may lie on
-disk), `block_bytes` of scores, and a few times `distances.VECTOR_BYTES`.
+library adds, on the blocks, or on the device. Memory is the embeddings' own (which may be mapped from
+disk), `block_bytes` of scores, twice `distances.VECTOR_BYTES`, and, where they lie on another device, in
+float64 or in memory that cannot be written to, a copy of `MAX_COLUMNS` embeddings.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from eval_recipes.neighbours.distances import METRICS, Geometry
 SPARE = 32
 """Candidates kept beyond k; where more than these are within the bound, all of those are found again."""
 
-BLOCK_BYTES = 256 << 20
-MAX_COLUMNS = 1 << 18
+BLOCK_BYTES, MAX_COLUMNS = 32 << 20, 1 << 14
+"""Scores that stay in a processor's cache until the best are picked, and memory that is not given back."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def nearest(
 def block_shape(n_queries: int, n_references: int, block_bytes: int) -> tuple[int, int]:
     """Rows and columns of a block of float32 scores that takes `block_bytes` at most (or is one score).
 
-    >>> block_shape(8251, 150_000, 256 << 20)
-    (447, 150000)
+    >>> block_shape(8251, 150_000, 32 << 20)
+    (512, 16384)
     """
     columns = max(1, min(n_references, MAX_COLUMNS, block_bytes // 4))
     return max(1, min(n_queries, block_bytes // (4 * columns))), columns
