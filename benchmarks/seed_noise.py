@@ -38,7 +38,7 @@ KINDS = {
         folder, clips=(600, 500, 1000), classes=8, dim=64, noise=4.0, evaluation_params=CUT_DOWN
     ),
     "event": lambda folder: synthetic.events(
-        folder, files=(10, 10, 20), seconds=20, classes=4, dim=64, noise=3.0, evaluation_params=CUT_DOWN
+        folder, files=(16, 16, 32), seconds=15, classes=4, dim=64, noise=2.5, evaluation_params=CUT_DOWN
     ),
 }
 

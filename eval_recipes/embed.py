@@ -50,26 +50,26 @@ def embed(
     """
     options = parse_options(model_options)
     folders = task_folders(Path(tasks_dir), task)
-    processes = Processes()
-    try:
-        loaded = load_module(module, model, options, processes.device)
-    except ModuleProblem as problem:
-        raise click.ClickException(str(problem)) from problem
-    identity = {
-        "module": module,
-        "checkpoint": provenance.checkpoint_identity(model)["sha256"],
-        "options": options,
-    }
-    embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
-    into = embedding_folder(out, module, options)
+    with Processes() as processes:
+        try:
+            loaded = load_module(module, model, options, processes.device)
+        except ModuleProblem as problem:
+            raise click.ClickException(str(problem)) from problem
+        identity = {
+            "module": module,
+            "checkpoint": provenance.checkpoint_identity(model)["sha256"],
+            "options": options,
+        }
+        embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
+        into = embedding_folder(out, module, options)
 
-    def embed_task(folder: Path) -> None:
-        said = embedder.embed(folder, into / folder.name, redo)
-        if processes.is_first:
-            click.echo(f"  {said}")
+        def embed_task(folder: Path) -> None:
+            said = embedder.embed(folder, into / folder.name, redo)
+            if processes.is_first:
+                click.echo(f"  {said}")
 
-    with sigterm_interrupts():
-        for_each_task(folders, embed_task, aloud=processes.is_first)
+        with sigterm_interrupts():
+            for_each_task(folders, embed_task, aloud=processes.is_first)
 
 
 if __name__ == "__main__":

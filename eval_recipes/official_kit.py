@@ -23,12 +23,17 @@ import click
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE, EMBEDDINGS_RECORD, embedding_folder
 from eval_recipes.official import describe_module, parse_options, require_tools, run_tool
-from eval_recipes.results import SCORES, scores_that_are_nan, summary, task_folders
+from eval_recipes.results import (
+    PREDICTIONS_DONE,
+    PREDICTIONS_RECORD,
+    SCORES,
+    scores_that_are_nan,
+    summary,
+    task_folders,
+)
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 from eval_recipes.task_loop import for_each_task
 
-PREDICTIONS_DONE = "prediction-done.json"
-PREDICTIONS_RECORD = "hear-dasheng.predictions.json"
 LOG_TAIL_LINES = 25
 
 
@@ -157,9 +162,7 @@ def predictions(
             click.echo("  already scored")
             return
         if not (task_dir / EMBEDDINGS_DONE).exists():
-            raise TaskProblem(
-                f"{task_dir} holds no finished embeddings; run `hear-dasheng heareval embeddings` first"
-            )
+            raise TaskProblem(f"{task_dir} holds no finished embeddings; run `hear-dasheng embed` first")
         check_embeddings(task_dir)
         log = task_dir / "hear-dasheng.predictions.log" if quiet else None
         if log:

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 SCORES = "test.predicted-scores.json"
+PREDICTIONS_DONE = "prediction-done.json"
+PREDICTIONS_RECORD = "hear-dasheng.predictions.json"
 
 
 def task_folders(folder: Path, task: str = "all") -> list[Path]:

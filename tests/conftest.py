@@ -97,3 +97,9 @@ def tiny_model(tiny_pt):
     from hear_dasheng import load_model
 
     return load_model(tiny_pt)
+
+
+@pytest.fixture
+def published_state(tiny_oracle):
+    """A fresh copy of the published state dict."""
+    return {name: value.clone() for name, value in tiny_oracle.state_dict().items()}

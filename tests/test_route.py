@@ -15,7 +15,7 @@ from eval_recipes.results import primary_score
 
 
 def test_from_audio_files_to_scores(tmp_path):
-    """Audio -> shards -> a pretrained checkpoint; an archive of tasks -> import -> validate, embed, score."""
+    """Audio -> shards -> a pretrained checkpoint; tasks -> import -> validate, embed, score, report."""
     source = tmp_path / "source"
     synthetic_tasks.scene_multiclass(source, clips_per_fold=6)
     synthetic_tasks.scene_multilabel(source, clips=(12, 6, 6))
@@ -36,22 +36,13 @@ def test_from_audio_files_to_scores(tmp_path):
     short = ["--epochs", "1", "--epoch_length", "3", "--warmup_iters", "0", "--batch_size", "4"]
     run("pretrain", "demo", *data, *short, "--run_dir", "checkpoint")
     assert "Looks good!" in run("validate", "hear_dasheng", "--model", "checkpoint")
-    run(
-        "heareval",
-        "embeddings",
-        "hear_dasheng",
-        "--model",
-        "checkpoint",
-        "--model-options",
-        '{"layers": [2, -1]}',
-        "--quiet",
-    )
+    run("embed", "hear_dasheng", "--model", "checkpoint", "--model-options", '{"layers": [2, -1]}')
     folder = tmp_path / "embeddings" / "hear_dasheng-layers=2-1"
     dimensions = json.loads(
         (folder / "demo_which_sound-v1-small" / "fold00.embedding-dimensions.json").read_text()
     )
     assert dimensions == [6, 2 * 192]
-    run("heareval", "predictions", str(folder), "--grid", "faster", "--grid-points", "1", "--quiet")
+    run("score", str(folder), "--grid", "faster", "--grid-points", "1")
     metrics = {
         "demo_which_sound": "top1_acc",
         "demo_sounds_in_mix": "mAP",
@@ -61,13 +52,17 @@ def test_from_audio_files_to_scores(tmp_path):
         score = primary_score(folder / f"{name}-v1-small")
         assert score.metric == metric
         assert 0 <= score.mean <= 1
+    run("report", str(folder), "--out", "report")
+    assert "demo_which_sound" in (tmp_path / "report" / "index.html").read_text()
+    referee = ["--grid", "faster", "--grid-points", "1", "--quiet", "--redo"]
+    run("heareval", "predictions", str(folder / "demo_sounds_in_mix-v1-small"), *referee)
 
 
 @pytest.mark.slow
 def test_the_demo_ends_in_its_table_and_goes_on_where_it_stopped(tmp_path):
     first = run_command("demo", cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    table = first.stdout[first.stdout.index("Scores by HEAR's official kit") :]
+    table = first.stdout[first.stdout.index("Scores after HEAR's protocol") :]
     scores = {
         title: [float(score) for score in re.findall(rf"{title} +(\d\.\d\d)", table)]
         for title in ("log-mel statistics", "tiny Dasheng, UNTRAINED", "tiny Dasheng, pretrained")

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class Processes:
-    """One process, or many that keep in step.
+    """One process, or many that keep in step; in a `with` block, after which they part.
 
     Attributes:
         index: of this process, from 0.
@@ -29,6 +29,13 @@ class Processes:
         self._state = PartialState(cpu=no_gpu, timeout=PATIENCE)
         self.index, self.count = self._state.process_index, self._state.num_processes
         self.device = self._state.device
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.count > 1:  # or threads of gloo that still run at exit would abort the process
+            self._state.destroy_process_group()
 
     @property
     def is_first(self) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from eval_recipes.official_kit import EMBEDDINGS_RECORD, PREDICTIONS_RECORD
-from eval_recipes.results import SCORES, primary_score, task_folders
+from eval_recipes.embedding.layout import EMBEDDINGS_RECORD
+from eval_recipes.results import PREDICTIONS_RECORD, SCORES, primary_score, task_folders
 
 NOT_PROTOCOL = ("gpus", "in_memory", "device", "embeddings")
 """What a record of scoring holds besides the protocol: where it was computed, and from which files."""

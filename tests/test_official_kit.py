@@ -1,4 +1,4 @@
-"""The official tools run unmodified, and their traps are caught."""
+"""heareval runs unmodified, and its traps are caught."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import run_command
+from hear_modules import write_module
 
-from eval_recipes import provenance, synthetic_tasks
-from eval_recipes.official_pins import TOOLS
+from eval_recipes import synthetic_tasks
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 
 LOG_MEL = "eval_recipes.baselines.log_mel"
@@ -49,102 +48,6 @@ def embeddings(tmp_path, embedded) -> Path:
     """A copy of the embedded task's folder."""
     shutil.copytree(embedded / "embeddings", tmp_path / "embeddings")
     return next((tmp_path / "embeddings" / LOG_MEL).iterdir())
-
-
-def write_module(folder: Path, name: str, scene: str, training: bool = False) -> None:
-    """A HEAR module in a user's working directory."""
-    (folder / f"{name}.py").write_text(
-        textwrap.dedent(f"""
-        import torch
-        class Model(torch.nn.Module):
-            sample_rate, scene_embedding_size, timestamp_embedding_size = 16000, 4, 4
-        def load_model(path=""):
-            return Model().train({training})
-        def get_scene_embeddings(audio, model):
-            return {scene}
-        def get_timestamp_embeddings(audio, model):
-            times = torch.arange(20.0, 1000 * audio.shape[1] / 16000, 40).expand(len(audio), -1)
-            return torch.ones(*times.shape, 4), times
-    """)
-    )
-
-
-def test_validator_accepts_our_checkpoint_and_shows_the_one_known_warning(tmp_path, tiny_folder):
-    result = run_command("validate", "hear_dasheng", "--model", str(tiny_folder), cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "Looks good!" in result.stdout
-    assert "finite and repeatable" in result.stdout
-    assert result.stderr.count("UserWarning: Your timestamps") == 1
-    assert "1935.0ms, but the audio is 1980.0 ms" in result.stderr
-
-
-def test_padding_the_tail_leaves_no_timestamp_warning(tmp_path, tiny_folder):
-    arguments = ["--model-options", '{"tail": "pad"}', "--model", str(tiny_folder)]
-    result = run_command("validate", "hear_dasheng", *arguments, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "Looks good!" in result.stdout
-    assert "Max timestamp 1975.0ms" in result.stdout
-    assert "Your timestamps" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["hear_dasheng", "--model", "gone"],
-            "Error: hear_dasheng.load_model('gone'): FileNotFoundError: no checkpoint",
-        ),
-        (["hear_dashen"], "Error: hear_dashen: ModuleNotFoundError: No module named 'hear_dashen'"),
-        (["json"], "hear-validator refuses the module: Your API must include a function: 'load_model'"),
-    ],
-)
-def test_mistakes_with_validate_are_one_line(tmp_path, arguments, message):
-    result = run_command("validate", *arguments, cwd=tmp_path)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("scene", "training", "message"),
-    [
-        (
-            "torch.full((len(audio), 4), torch.nan)",
-            False,
-            "values of the scene embeddings of noise are not finite",
-        ),
-        ("torch.rand(len(audio), 4)", True, "two calls on the same noise give different"),
-    ],
-)
-def test_validate_finds_what_the_validator_calls_good(tmp_path, scene, training, message):
-    write_module(tmp_path, "mine", scene, training)
-    result = run_command("validate", "mine", cwd=tmp_path)
-    assert "Looks good!" in result.stdout
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert ("training mode" in result.stderr) == training
-
-
-def test_tensorflow_is_used_if_present_and_stood_in_for_if_not(tmp_path):
-    show = "import eval_recipes.official_process as p; p.stand_in_for_tensorflow(); import tensorflow as tf; "
-    show += "print(tf.__version__, tf.__spec__.name, isinstance(1, tf.Module), "
-    show += "tf.test.is_gpu_available(cuda_only=False))"
-    command = [sys.executable, "-c", show]
-    absent = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert absent.stdout.split() == ["2.0.0", "tensorflow", "False", "True"]
-    (tmp_path / "tensorflow.py").write_text(
-        "__version__ = '9.9'\nclass Module: pass\nclass test:\n    def is_gpu_available(**_): return False\n"
-    )
-    present = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert present.stdout.split() == ["9.9", "tensorflow", "False", "False"]
-
-
-def test_pins_are_what_is_installed():
-    from importlib.metadata import version
-
-    for requirement in TOOLS:
-        name, pinned = requirement.split("==")
-        assert version(name) == pinned
 
 
 def test_embeddings_record_their_origin_and_finished_work_is_kept(embedded):
@@ -307,25 +210,3 @@ def test_model_options_must_be_a_json_object(tmp_path, tasks):
         result = run_command("heareval", "embeddings", LOG_MEL, "--model-options", text, cwd=tmp_path)
         assert result.returncode == 2
         assert f"--model-options '{text}'" in result.stderr
-
-
-def test_checkpoint_hashes_see_content_and_names(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "model.safetensors").write_bytes(b"1")
-    first = provenance.sha256_of(tmp_path / "a")
-    (tmp_path / "a" / ".hidden").write_bytes(b"x")
-    assert provenance.sha256_of(tmp_path / "a") == first
-    (tmp_path / "a" / "model.safetensors").write_bytes(b"2")
-    assert provenance.sha256_of(tmp_path / "a") != first
-
-
-def test_a_run_that_writes_its_log_stays_the_same_checkpoint(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    first = provenance.checkpoint_identity(str(tmp_path))
-    (tmp_path / "train.log").write_text("resumed")
-    assert provenance.checkpoint_identity(str(tmp_path)) == first
-    for name in ("config.json", "model.safetensors"):
-        before = provenance.checkpoint_identity(str(tmp_path))
-        (tmp_path / name).write_text("another")
-        assert provenance.checkpoint_identity(str(tmp_path)) != before
