@@ -37,6 +37,8 @@ EXTRAS = {
         "markupsafe",
         "matplotlib",
     ],
+    "plots": ["matplotlib"],
+    "xares": [OFFICIAL["XARES"], *TORCH_BESIDE_TORCHAUDIO],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
@@ -60,6 +62,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*"]),
     package_data={
+        "hear_dasheng": ["data/*.csv"],
         "pretrain": ["configs/*.yaml"],
         "eval_recipes": ["data/*.csv"],
         "eval_recipes.reporting": ["templates/*"],
@@ -86,7 +89,9 @@ setup(
             "init = hear_dasheng.commands:init",
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
+            "tag = hear_dasheng.tag:tag",
             "pretrain = pretrain.train:pretrain",
+            "finetune = pretrain.finetune:finetune",
             "validate = eval_recipes.official:validate",
             "embed = eval_recipes.embed:embed",
             "heareval = eval_recipes.official_kit:heareval",

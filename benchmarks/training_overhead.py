@@ -18,7 +18,8 @@ from pretrain.masking import random_mask
 from pretrain.shards import Batch
 from pretrain.training.build import join_processes, new_accelerator
 from pretrain.training.journal import Journal
-from pretrain.training.processes import StopRequest
+from pretrain.training.masked_modelling import MaskedModelling
+from pretrain.training.processes import Processes, StopRequest
 from pretrain.training.read_config import config_of
 from pretrain.training.trainer import Trainer
 
@@ -40,11 +41,11 @@ def new_trainer(model: str, clips: int, folder: Path) -> Trainer:
         }
     )
     join_processes()
-    trainer = Trainer(config, folder, new_accelerator(config, folder))
+    trainer = Trainer(MaskedModelling(config), folder, new_accelerator(config, folder), Processes())
     batch = Batch(0.1 * torch.randn(clips, config.chunk_samples), [f"clip {i}" for i in range(clips)], {})
     trainer.data.open(0)
     trainer.data.take = lambda n_batches: [batch] * n_batches
-    trainer.journal = Journal(folder, trainer.accelerator, 0, None)
+    trainer.journal = Journal(folder, trainer.accelerator, 0, None, "benchmark")
     trainer.model.train()
     return trainer
 

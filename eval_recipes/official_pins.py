@@ -26,6 +26,8 @@ NEEDED_BY_TOOLS = (
     "torchinfo",
 )
 
+XARES = "xares==0.1.3"  # requires nothing that cannot be had beside the rest
+
 INSTALL_COMMAND = f"pip install --no-deps --ignore-requires-python {' '.join(TOOLS)}"
 
 if __name__ == "__main__":

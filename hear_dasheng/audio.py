@@ -112,8 +112,14 @@ def read_audio(path: str | Path) -> Float[np.ndarray, " samples"]:
         raise ValueError(f"cannot decode {path}: {error}; is it an audio file, and complete?") from error
     if not len(samples):
         raise ValueError(f"{path} holds no samples")
+    mono = mixed_to_mono(samples)
+    return soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="VHQ").astype(np.float32, copy=False)
+
+
+def mixed_to_mono(samples: Float[np.ndarray, "samples channels"]) -> Float[np.ndarray, " samples"]:
+    """The mean of all channels."""
     mono = samples[:, 0].copy()
     for channel in samples.T[1:]:  # many times faster than mean(axis=1)
         mono += channel
     mono /= samples.shape[1]
-    return soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="VHQ").astype(np.float32, copy=False)
+    return mono

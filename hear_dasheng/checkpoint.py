@@ -22,7 +22,7 @@ from hear_dasheng.mel import MelConfig, htk_filter_bank
 PUBLISHED_BN = "init_bn.1."
 OUR_BN = "init_bn."
 FRONT_END = re.compile(r"\bfront_end\..*\b(mel_scale\.fb|spectrogram\.window)$")
-NOT_ENCODER = re.compile(r"(front_end|decoder|outputlayer|classifier)\.|loss")
+NOT_ENCODER = re.compile(r"(?:.*\.)?(front_end|decoder|outputlayer|classifier)\.|loss")
 """Keys that published files hold beside the encoder: constants, heads, the decoder."""
 
 
@@ -37,7 +37,23 @@ def load_encoder(path: str | Path, num_heads: int | None = None) -> Encoder:
         FileNotFoundError: nothing there.
         CheckpointError: damaged, foreign, unsafe or incomplete; the message says which.
     """
-    path, state, file_config = read_checkpoint(Path(path))
+    return encoder_of(*read_checkpoint(Path(path)), num_heads)
+
+
+def encoder_of(
+    path: Path, state: Mapping[str, Any], file_config: Mapping[str, Any], num_heads: int | None = None
+) -> Encoder:
+    """Build the encoder that a checkpoint's content holds, in evaluation mode.
+
+    Args:
+        path: for messages.
+        state: the state dict; what is no part of the encoder is passed over.
+        file_config: the checkpoint's config, perhaps empty.
+        num_heads: attention heads, if neither config nor sizes tell them.
+
+    Raises:
+        CheckpointError: foreign, contradictory or incomplete.
+    """
     weights = encoder_weights(state, path)
     config = encoder_config(weights, file_config, path, num_heads)
     _check_front_end(state, config.mel, path)

@@ -19,10 +19,12 @@ from safe_download.zenodo import file_behind
 logger = logging.getLogger(__name__)
 
 ZENODO_RECORD = "https://zenodo.org/records/11511780/files"
+AUDIOSET_RECORD = "https://zenodo.org/records/13315686/files"
 PUBLISHED = {
     "dasheng_base": f"{ZENODO_RECORD}/dasheng_base.pt?download=1",
     "dasheng_06B": f"{ZENODO_RECORD}/dasheng_06b.pt?download=1",
     "dasheng_12B": f"{ZENODO_RECORD}/dasheng_12b.pt?download=1",
+    "dasheng_audioset": f"{AUDIOSET_RECORD}/dasheng_audioset_mAP497.pt?download=1",
 }
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("config.json", "model.safetensors")
@@ -32,7 +34,7 @@ def locate(name: str | Path) -> Path:
     """The local path of a checkpoint, downloaded first if it is not on this disk.
 
     Args:
-        name: a path, a published name (`dasheng_base`, `dasheng_06B`, `dasheng_12B`),
+        name: a path, a published name (`dasheng_base`, `dasheng_06B`, `dasheng_12B`, `dasheng_audioset`),
             an http(s) URL (`#sha256=...` or `#md5=...` at its end is verified) or a Hub id.
 
     Raises:

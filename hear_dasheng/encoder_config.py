@@ -96,3 +96,7 @@ class EncoderConfig:
     def window_tokens(self) -> int:
         """The most tokens that see each other."""
         return self.bands * self.window_moments
+
+    def n_tokens(self, n_samples: int) -> int:
+        """Tokens of a clip of `n_samples`; frames that fill no patch are left out."""
+        return self.bands * (self.mel.n_frames(n_samples) // self.patch_frames)

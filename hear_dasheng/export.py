@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,20 +48,14 @@ def export(encoder: Encoder, path: str | Path, layout: str = "huggingface") -> P
         ValueError: unknown layout.
         FileExistsError: something is there already; it is left alone.
     """
-    path = Path(path)
-    if layout not in FORMATS:
-        raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(FORMATS)}")
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; delete it or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed_when_complete(path) as partial:
+    with written_at(path, layout) as partial:
         if layout == "published":
             content = {"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}
             with partial.open("wb") as file:  # given a path, torch would write its name into the file
                 torch.save(content, file)
         else:
-            _write_folder(encoder, partial)
-    return path
+            write_folder(encoder, partial)
+    return Path(path)
 
 
 def published_weights(encoder: Encoder) -> dict[str, Tensor]:
@@ -83,14 +78,20 @@ def published_state(encoder: Encoder) -> dict[str, Tensor]:
     return front_end | published_weights(encoder)
 
 
-def _write_folder(encoder: Encoder, folder: Path) -> None:
+def write_folder(
+    encoder: Encoder,
+    folder: Path,
+    more_weights: Mapping[str, Tensor] | None = None,
+    more_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Create a folder in `mispeech/dasheng-*`'s layout, with entries beside the encoder's."""
     from safetensors.torch import save_file
 
     config = {
         "architectures": ["DashengModel"],
         "encoder_kwargs": encoder_kwargs(encoder.config),
         "model_type": "dasheng",
-    }
+    } | dict(more_config or {})
     mel = encoder.config.mel
     preprocessor = {
         "feature_extractor_type": "DashengFeatureExtractor",
@@ -105,13 +106,32 @@ def _write_folder(encoder: Encoder, folder: Path) -> None:
     }
     folder.mkdir()
     weights = {"encoder." + name: value for name, value in published_weights(encoder).items()}
+    weights |= more_weights or {}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
 
 
 @contextmanager
-def _renamed_when_complete(path: Path) -> Iterator[Path]:
+def written_at(path: str | Path, layout: str) -> Iterator[Path]:
+    """A temporary name for a checkpoint in this layout, which becomes `path` when it is complete.
+
+    Raises:
+        ValueError: unknown layout.
+        FileExistsError: something is there already; it is left alone.
+    """
+    path = Path(path)
+    if layout not in FORMATS:
+        raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(FORMATS)}")
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; delete it or choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with renamed_when_complete(path) as partial:
+        yield partial
+
+
+@contextmanager
+def renamed_when_complete(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path`, or vanishes if writing fails."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

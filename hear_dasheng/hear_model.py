@@ -67,6 +67,11 @@ class HearModel(nn.Module):
         """Where the model computes."""
         return self.log_mel.window.device
 
+    @property
+    def batch_windows(self) -> int:
+        """Full windows that are encoded at once."""
+        return self.options.batch_windows or BATCH_WINDOWS.get(self.device.type, 16)
+
     def train(self, mode: bool = True) -> HearModel:
         """Stay in evaluation mode: this model is for inference, and batch statistics would mix clips."""
         return super().train(False)
@@ -98,11 +103,16 @@ class HearModel(nn.Module):
                 )
                 for clip in clips
             ]
+        return self.encode_mels(mels)
+
+    @torch.no_grad()
+    def encode_mels(self, mels: Sequence[Float[Tensor, "mels _"]]) -> list[Float[Tensor, "_ features"]]:
+        """Moments of clips whose log-mels are given, each a whole number of moments long."""
         if self.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             cpu_linear.pack(self.encoder)
-        windows = self.options.batch_windows or BATCH_WINDOWS.get(self.device.type, 16)
+        windows = self.batch_windows
         with fp32_arithmetic(allow_tf32=self.options.precision == "tf32"):
-            return encode_clips(self.encoder, mels, self.layers, windows * config.window_moments)
+            return encode_clips(self.encoder, mels, self.layers, windows * self.encoder.config.window_moments)
 
     def timestamps_ms(self, n_samples: int) -> Float[Tensor, " moments"]:
         """Centres of what `token_embeddings` gives for a clip of this length."""

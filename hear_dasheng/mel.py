@@ -175,13 +175,14 @@ class LogMel(nn.Module):
         for first in range(0, frames, CHUNK_FRAMES):
             last = min(first + CHUNK_FRAMES, frames)
             stop = (last - 1) * config.hop_samples + config.n_fft
-            chunks.append(self._decibels(padded[:, first * config.hop_samples : stop]))
+            chunks.append(self.decibels(padded[:, first * config.hop_samples : stop]))
         db = torch.cat(chunks, dim=-1)
         if config.top_db is None:
             return db
         return torch.maximum(db, db.amax(dim=(1, 2), keepdim=True) - config.top_db)
 
-    def _decibels(self, samples: Float[Tensor, "clips samples"]) -> Float[Tensor, "clips mels frames"]:
+    def decibels(self, samples: Float[Tensor, "clips samples"]) -> Float[Tensor, "clips mels frames"]:
+        """Levels of every whole frame in `samples`, without margins and without a floor."""
         spectrum = torch.stft(
             samples,
             self.config.n_fft,

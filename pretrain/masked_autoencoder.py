@@ -18,6 +18,7 @@ from hear_dasheng.mel import LogMel
 from hear_dasheng.patches import patchify, take_tokens
 from hear_dasheng.sizes import SIZES
 from pretrain.decoder import Decoder
+from pretrain.front_end import spectrogram
 from pretrain.masking import Mask
 
 VARIANCE_EPS = 1e-6
@@ -50,15 +51,11 @@ class MaskedAutoencoder(nn.Module):
 
     def n_tokens(self, n_samples: int) -> int:
         """Tokens of a clip of `n_samples`; frames that fill no patch are left out."""
-        config = self.encoder.config
-        return config.bands * (config.mel.n_frames(n_samples) // config.patch_frames)
+        return self.encoder.config.n_tokens(n_samples)
 
-    @torch.compiler.disable
-    @torch.no_grad()
     def spectrogram(self, waveforms: Float[Tensor, "clips samples"]) -> Float[Tensor, "clips mels frames"]:
-        """Log-mel levels in dB, in full precision and uncompiled, whatever is done with the rest."""
-        with torch.autocast(waveforms.device.type, enabled=False):
-            return self.log_mel(waveforms.float())
+        """Log-mel levels in dB."""
+        return spectrogram(self.log_mel, waveforms)
 
 
 def normalised(patches: Float[Tensor, "clips tokens values"]) -> Float[Tensor, "clips tokens values"]:

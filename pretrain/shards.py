@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from pretrain.reading.crop_stream import Batch, StreamPlan
+from pretrain.reading.batch import Batch
+from pretrain.reading.clip_labels import ClipLabels
+from pretrain.reading.crop_stream import StreamPlan
 from pretrain.reading.data_worker import Deliveries, Delivery, leave_signals_to_trainer, received
 from pretrain.reading.skip_log import NoUsableAudio, counts_in_words
 from pretrain.reading.sources import Source, shard_labels
@@ -45,6 +47,7 @@ class CropBatches:
         n_workers: data processes for this rank; 0: read in this process.
         drop_last: leave out batches that are smaller.
         pin_memory: give the waveforms in page-locked memory; needs a GPU.
+        clip_labels: read labels too, and give targets; None: neither.
 
     Attributes:
         skipped_total: what was found unusable so far, by reason.
@@ -68,6 +71,7 @@ class CropBatches:
         n_workers: int = 0,
         drop_last: bool = False,
         pin_memory: bool = False,
+        clip_labels: ClipLabels | None = None,
     ) -> None:
         _check_at_least(1, batch_size=batch_size, chunk_samples=chunk_samples, sample_rate_hz=sample_rate_hz)
         _check_at_least(0, shuffle_crops=shuffle_crops, seed=seed, rank=rank, n_workers=n_workers)
@@ -93,6 +97,7 @@ class CropBatches:
             is_resampled=resampled,
             is_last_dropped=drop_last,
             seed=seed,
+            clip_labels=clip_labels,
         )
         self._rank, self._n_ranks, self._n_workers = rank, n_ranks, n_workers
         self._is_pinned = pin_memory
@@ -167,6 +172,7 @@ class CropBatches:
             "rank": self._rank,
             "n_ranks": self._n_ranks,
             "n_workers": self._n_workers,
+            "repeats": None if plan.clip_labels is None else plan.clip_labels.repeats_in_words,
         }
 
     def __iter__(self) -> Iterator[Batch]:

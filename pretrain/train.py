@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,10 +19,15 @@ from accelerate.utils import broadcast_object_list
 from hear_dasheng.checkpoint_files import CheckpointError
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import join_processes, new_accelerator
-from pretrain.training.config import PretrainConfig
+from pretrain.training.class_list import agreed_labels
+from pretrain.training.classification import Classification
+from pretrain.training.config import PretrainConfig, RunConfig
+from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.journal import start_logging, stop_logging
+from pretrain.training.masked_modelling import MaskedModelling
+from pretrain.training.objective import Objective
 from pretrain.training.optimizer_step import NonFiniteLoss
-from pretrain.training.processes import StopRequest
+from pretrain.training.processes import Processes, StopRequest
 from pretrain.training.read_config import ConfigError, parse_yaml, read_config
 from pretrain.training.run_folder import RunFolderError, choose_run_dir, remove_partial_files, written_whole
 from pretrain.training.trainer import Trainer
@@ -33,7 +39,7 @@ TRACKED_PROJECT = "tensorboard"
 """What trackers call the run's project, and the folder of TensorBoard's files."""
 
 
-def train(config: PretrainConfig, config_path: str | Path, resume: bool = False) -> signal.Signals | None:
+def train(config: RunConfig, config_path: str | Path, resume: bool = False) -> signal.Signals | None:
     """Train as a config says; every process of a run calls this.
 
     Args:
@@ -56,7 +62,8 @@ def train(config: PretrainConfig, config_path: str | Path, resume: bool = False)
         with StopRequest().listening() as stop:
             if is_main:
                 _keep_config(config, run_dir)
-            trainer = Trainer(config, run_dir, accelerator)
+            processes = Processes.of_this_run()
+            trainer = Trainer(objective_of(config, run_dir, processes), run_dir, accelerator, processes)
             if config.trackers:
                 settings = {key: str(value) for key, value in dataclasses.asdict(config).items()}
                 accelerator.init_trackers(TRACKED_PROJECT, settings)
@@ -70,7 +77,14 @@ def train(config: PretrainConfig, config_path: str | Path, resume: bool = False)
         stop_logging()
 
 
-def _agreed_run_dir(config: PretrainConfig, config_path: str | Path, resume: bool, is_main: bool) -> Path:
+def objective_of(config: RunConfig, run_dir: Path, processes: Processes) -> Objective:
+    """What a config asks to train; all processes must call this."""
+    if isinstance(config, FinetuneConfig):
+        return Classification(config, agreed_labels(config, run_dir, processes))
+    return MaskedModelling(config)
+
+
+def _agreed_run_dir(config: RunConfig, config_path: str | Path, resume: bool, is_main: bool) -> Path:
     """The folder that the first process chooses and prepares, on all of them."""
     choice: list[str] = ["", ""]
     if is_main:
@@ -87,10 +101,10 @@ def _agreed_run_dir(config: PretrainConfig, config_path: str | Path, resume: boo
     return Path(path)
 
 
-def _keep_config(config: PretrainConfig, run_dir: Path) -> None:
+def _keep_config(config: RunConfig, run_dir: Path) -> None:
     """Write the config into the run's folder; log what has changed in it."""
     values = dataclasses.asdict(config) | {"run_dir": str(run_dir)}
-    values["score_function"] = list(config.score_function)
+    values["score_function"] = list(config.score_function) if config.score_function else None
     path = run_dir / CONFIG_FILE
     before = parse_yaml(path.read_text()) if path.exists() else values
     if changed := [key for key, value in values.items() if before.get(key) != value]:
@@ -111,9 +125,14 @@ def pretrain(config: Path, resume: bool, options: tuple[str, ...]) -> None:
 
     Ctrl-C or SIGTERM saves the state and ends with exit code 128 + the signal's number.
     """
+    run(PretrainConfig, config, resume, options)
+
+
+def run(kind: type[RunConfig], config: Path, resume: bool, options: Sequence[str]) -> None:
+    """Read a config and train, as a command does."""
     expected = (ConfigError, RunFolderError, NoUsableAudio, NonFiniteLoss, CheckpointError, FileNotFoundError)
     try:
-        received = train(read_config(config, options), config, resume)
+        received = train(read_config(config, options, kind), config, resume)
     except expected as error:
         raise click.ClickException(str(error)) from error
     if received is not None:

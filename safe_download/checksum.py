@@ -38,10 +38,15 @@ def has_checksum(path: Path, checksum: str) -> bool:
         ValueError: the checksum is of another kind.
     """
     algorithm, expected = parse_checksum(checksum)
+    return digest_of(path, algorithm, is_shown=True) == expected
+
+
+def digest_of(path: Path, algorithm: str, is_shown: bool = False) -> str:
+    """Hex digits of a file's hash, with a bar if it shall be shown."""
     digest = hashlib.new(algorithm)
-    size = {"total": path.stat().st_size, "unit": "B", "unit_scale": True}
+    size = {"total": path.stat().st_size, "unit": "B", "unit_scale": True, "disable": not is_shown}
     with path.open("rb") as file, tqdm(desc=f"checking {path.name}", leave=False, **size) as bar:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
             bar.update(len(block))
-    return digest.hexdigest() == expected
+    return digest.hexdigest()

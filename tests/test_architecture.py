@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, run_command
 
-from pretrain.training.read_config import FIELDS
+from hear_dasheng.classifier import new_classifier
+from hear_dasheng.classifier_checkpoint import export_classifier
+from hear_dasheng.export import new_encoder
+from pretrain.training.config import PretrainConfig
+from pretrain.training.finetune_config import FinetuneConfig
+from pretrain.training.read_config import fields_of
 
 PACKAGES = ("hear_dasheng", "pretrain", "eval_recipes", "safe_download")
 MAY_IMPORT = {
@@ -19,6 +24,7 @@ MAY_IMPORT = {
     "safe_download": set(),
 }
 SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+KEYS = {("pretrain",): fields_of(PretrainConfig), ("finetune",): fields_of(FinetuneConfig)}
 README = (REPOSITORY / "README.md").read_text()
 
 
@@ -86,13 +92,14 @@ def test_the_readmes_commands_exist_with_the_options_shown(tmp_path):
             assert result.returncode == 0, result.stderr
             helps[name] = result.stdout
         for option in [word.split("=")[0] for word in words[depth:] if word.startswith("--")]:
-            is_key = name == ("pretrain",) and option[2:].split(".")[0] in FIELDS
+            is_key = name in KEYS and option[2:].split(".")[0] in KEYS[name]
             assert is_key or option in helps[name], f"{command}: {' '.join(name)} has no {option}"
 
 
 def test_the_readmes_python_examples_run(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_checkpoint").symlink_to(tiny_folder)
+    export_classifier(new_classifier(new_encoder("tiny"), ("dog", "cat")), tmp_path / "my_classifier")
     import numpy as np
     import soundfile
 
@@ -111,9 +118,9 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_versions_of_the_official_tools_are_pinned_in_one_place():
-    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS
+    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS, XARES
 
-    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS) if "==" in pin]
+    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS, XARES) if "==" in pin]
     elsewhere = [
         path
         for path in [*SOURCES, REPOSITORY / "setup.py", REPOSITORY / "Makefile"]

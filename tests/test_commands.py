@@ -15,6 +15,7 @@ def test_help_lists_every_command(tmp_path):
         "init",
         "info",
         "export",
+        "tag",
         "pretrain",
         "validate",
         "heareval",

@@ -101,7 +101,7 @@ def test_refusals_say_which_file_to_put_where(server, status, tries):
 def test_published_names_offline_name_url_and_place(server, monkeypatch):
     monkeypatch.setattr(patience, "ATTEMPTS", 1)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
-    assert set(PUBLISHED) == {"dasheng_base", "dasheng_06B", "dasheng_12B"}
+    assert set(PUBLISHED) == {"dasheng_base", "dasheng_06B", "dasheng_12B", "dasheng_audioset"}
     with pytest.raises(
         DownloadError,
         match=r"zenodo.org/records/11511780/files/dasheng_06b.pt.*put the file at .*dasheng_06b.pt",

@@ -7,8 +7,10 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pretrain.training.build import encoder_config, new_model
+from pretrain.training.build import encoder_config
 from pretrain.training.config import MODELS, PretrainConfig
+from pretrain.training.finetune_config import FinetuneConfig
+from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.read_config import ConfigError, config_of, read_config
 
 PUBLISHED_YAML = """
@@ -77,12 +79,13 @@ def test_the_defaults_are_the_published_trainers():
     "path", sorted((REPOSITORY / "pretrain/configs").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_the_configs_that_ship_are_valid_and_say_what_they_are(path):
-    config = read_config(path)
+    is_finetuning = path.stem.startswith("finetune")
+    config = read_config(path, kind=FinetuneConfig if is_finetuning else PretrainConfig)
     header = path.read_text().split("\n\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     for word in ("Command", "Hardware", "Time", "Expect"):
         assert f"# {word}:" in header, f"{path.name} lacks {word}"
-    assert encoder_config(config)
+    assert is_finetuning or encoder_config(config)
 
 
 def test_a_config_exists_for_each_size():
@@ -102,7 +105,7 @@ def test_the_sizes_are_the_released_ones(model):
 def test_model_args_pass_any_encoder_option():
     options = {"embed_dim": 96, "num_heads": 4, "depth": 3, "n_mels": 32, "patch_size": [16, 4]}
     options |= {"patch_stride": [16, 4], "drop_rate": 0.1, "init_values": 1e-2, "target_length": 504}
-    model = new_model(config_of(MINIMAL | {"model_args": options, "chunk_length": 2.0}))
+    model = MaskedModelling(config_of(MINIMAL | {"model_args": options, "chunk_length": 2.0})).new_model()
     config = model.encoder.config
     assert (config.dim, config.heads, config.depth, config.bands, config.window_tokens) == (96, 4, 3, 2, 252)
     assert model.decoder.outputlayer.out_features == 64
@@ -151,7 +154,7 @@ def test_impossible_values_are_refused_by_name(changes, message):
 )
 def test_a_model_that_cannot_be_built_is_refused_by_name(changes, message):
     with pytest.raises(ConfigError) as error:
-        new_model(config_of(MINIMAL | {"model": "dasheng_tiny"} | changes))
+        MaskedModelling(config_of(MINIMAL | {"model": "dasheng_tiny"} | changes)).new_model()
     assert message in str(error.value)
 
 

@@ -173,11 +173,11 @@ def test_init_from_starts_from_an_encoder(tmp_path):
 
 
 def test_vectors_are_spared_the_weight_decay_if_asked(tmp_path):
-    from pretrain.training.build import new_model
+    from pretrain.training.masked_modelling import MaskedModelling
     from pretrain.training.optimizers import new_optimizer
 
     config = config_of(settings(tmp_path, no_decay_on_vectors=True))
-    model = new_model(config)
+    model = MaskedModelling(config).new_model()
     decayed, spared = new_optimizer(model, config).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (
         0.01,
@@ -192,11 +192,11 @@ def test_vectors_are_spared_the_weight_decay_if_asked(tmp_path):
 
 
 def test_an_8_bit_optimizer_falls_back_and_says_so(tmp_path, caplog):
-    from pretrain.training.build import new_model
+    from pretrain.training.masked_modelling import MaskedModelling
     from pretrain.training.optimizers import new_optimizer
 
     config = config_of(settings(tmp_path, optimizer="AdamW8bit"))
-    optimizer = new_optimizer(new_model(config), config)
+    optimizer = new_optimizer(MaskedModelling(config).new_model(), config)
     assert type(optimizer) is torch.optim.AdamW
     assert optimizer.defaults["fused"]
     assert "there is no CUDA device; torch's AdamW" in caplog.text

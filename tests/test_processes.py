@@ -1,10 +1,8 @@
 """Two processes on a CPU (gloo): the same gradient, every crop once, and nobody waits forever."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,49 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from pretraining_data import SMALL_MODEL, settings, write_config, write_shards
+from process_cases import on_processes
 from safetensors.torch import load_file
 
 from hear_dasheng import load_model
 from pretrain.masking import Mask, random_mask
 from pretrain.shards import Batch
 from pretrain.train import train
-from pretrain.training.build import join_processes, new_accelerator, new_model
+from pretrain.training.build import join_processes, new_accelerator
 from pretrain.training.config import PretrainConfig
+from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.optimizer_step import OptimizerStep
 from pretrain.training.processes import Processes
 from pretrain.training.read_config import read_config
 from pretrain.training.run_folder import latest_state
 from pretrain.training.schedule import Schedule
-
-FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["pretrain.train", "safetensors.torch", "accelerate"])
-
-
-def _as_rank(rank: int, count: int, port: int, task, arguments) -> None:
-    torch.set_num_threads(1)
-    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    os.environ.update(addresses | {name: str(value) for name, value in ranks.items()})
-    task(*arguments)
-
-
-def on_processes(task, *arguments, count: int = 2) -> None:
-    """Run a function on several processes, as a launcher would, within four minutes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        FORKED.Process(target=_as_rank, args=(rank, count, port, task, arguments)) for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-    still_running = [process for process in processes if process.is_alive()]
-    for process in still_running:
-        process.kill()
-    assert not still_running, "a process waits for another"
-    assert [process.exitcode for process in processes] == [0] * count
 
 
 def config_for(shards: Path, **changes) -> PretrainConfig:
@@ -67,16 +37,16 @@ def step_of_own_part(config: PretrainConfig, parts: list[list[int]], out: Path) 
     join_processes()
     accelerator = new_accelerator(config, out)
     processes = Processes.of_this_run()
-    bare_model = new_model(config)
+    objective = MaskedModelling(config)
+    bare_model = objective.new_model()
     bare_model.encoder.init_bn.eval()
     model, optimizer = accelerator.prepare(bare_model, torch.optim.SGD(bare_model.parameters()))
     gradients = {}
     optimizer.optimizer.register_step_pre_hook(
         lambda *_: gradients.update((name, p.grad.clone()) for name, p in bare_model.named_parameters())
     )
-    step = OptimizerStep(
-        config, accelerator, model, bare_model, optimizer, Schedule(1.0, 1, is_constant=True), None, processes
-    )
+    schedule = Schedule(1.0, 1, is_constant=True)
+    step = OptimizerStep(objective, accelerator, model, bare_model, optimizer, schedule, None, processes)
     own = parts[processes.rank]
     batches = [Batch(clips_of(own), [str(clip) for clip in own], {})] if own else []
     bare_model.encoder.init_bn.train = lambda mode=True: None  # stays in evaluation mode
@@ -99,11 +69,11 @@ def test_the_gradient_is_that_of_one_process_on_the_joined_batch(tmp_path, parts
     on_processes(step_of_own_part, config, parts, tmp_path)
     together = torch.load(tmp_path / "gradients.pt", weights_only=True)
 
-    model = new_model(config)
+    model = MaskedModelling(config).new_model()
     model.encoder.init_bn.eval()
     masks = []
     for rank, part in enumerate(parts):
-        generator = OptimizerStep.mask_generator(config.seed, rank, 0)
+        generator = OptimizerStep.random_numbers(config.seed, rank, 0)
         masks.append(random_mask(len(part), model.n_tokens(16_000), 0.75, 2, generator) if part else None)
     joined = Mask(*(torch.cat(places) for places in zip(*filter(None, masks), strict=True)))
     model(clips_of([clip for part in parts for clip in part]), joined).mean().backward()

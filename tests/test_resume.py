@@ -1,7 +1,5 @@
 """A run that is killed, stopped or cannot write goes on as if nothing had happened."""
 
-import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -14,47 +12,14 @@ import pytest
 import torch
 from conftest import run_command
 from pretraining_data import settings, write_config, write_shards
+from resume_cases import PROCESSES, lines_of, run_and_die
 from safetensors.torch import load_file
 
 from eval_recipes import provenance
 from pretrain.train import train
-from pretrain.training import state as training_state
-from pretrain.training.optimizer_step import OptimizerStep
 from pretrain.training.read_config import read_config
-from pretrain.training.run_folder import PARTIAL, RunFolderError, latest_state
+from pretrain.training.run_folder import RunFolderError, latest_state
 from pretrain.training.state import TrainingState
-
-PROCESSES = multiprocessing.get_context("forkserver")
-"""Each child is forked from one process that has imported what takes long."""
-PROCESSES.set_forkserver_preload(["pretrain.train", "safetensors.torch", "accelerate"])
-
-
-def run_and_die(moment: str, at: int, config: Path, run: Path) -> None:
-    """Resume a run and kill this process for real, in the middle of what `moment` says."""
-
-    # As a run from the command line has it: a fork server of its own would keep its workers alive.
-    multiprocessing.set_start_method("fork", force=True)
-
-    def die(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    step, save = OptimizerStep.__call__, TrainingState.save
-
-    def killing_step(self, iteration, batches, clips):
-        if moment == "step" and iteration == at:
-            die()
-        return step(self, iteration, batches, clips)
-
-    def killing_save(self, progress, own):
-        if progress.iteration >= at and moment == "write":  # weights are written, what follows is not
-            torch.save = die
-        if progress.iteration >= at and moment == "remove":  # the new state is there, and the one before
-            training_state.shutil.rmtree = lambda path, **options: str(path).endswith(PARTIAL) or die()
-        return save(self, progress, own)
-
-    OptimizerStep.__call__, TrainingState.save = killing_step, killing_save
-    train(read_config(config, ["--run_dir", str(run)]), config, resume=True)
-
 
 WEIGHTS = (
     "model.safetensors",
@@ -64,7 +29,6 @@ WEIGHTS = (
 )
 WORKERS = {0: "no workers", 2: "2 workers"}.get
 ALONE = pytest.mark.parametrize("uninterrupted", [0], indirect=True, ids=WORKERS)
-TIMES = ("validation_s",)
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=WORKERS)
@@ -79,11 +43,6 @@ def uninterrupted(request, tmp_path_factory) -> tuple[Path, Path]:
     config = write_config(folder / "config.yaml", values)
     train(read_config(config, ["--run_dir", str(folder / "run")]), config)
     return config, folder / "run"
-
-
-def lines_of(run_dir: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def assert_same_run(run: Path, other: Path) -> None:

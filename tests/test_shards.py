@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_a_pass_gives_every_crop_once(
 
 def stream_of(batches: CropBatches, worker: int, n_workers: int, pass_index: int):
     """What one of several workers would give, without starting processes."""
-    plan = crop_stream.replace(batches._plan, n_streams=batches._n_ranks * n_workers)
+    plan = replace(batches._plan, n_streams=batches._n_ranks * n_workers)
     stream = crop_stream.CropStream(plan, worker * batches._n_ranks + batches._rank, pass_index)
     return stream.batches()
 

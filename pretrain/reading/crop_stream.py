@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 from torch.utils.data import default_collate
 
+from pretrain.reading.batch import Batch
+from pretrain.reading.clip_labels import ClipLabels
 from pretrain.reading.decode import UnusableAudio, decode_crops
 from pretrain.reading.shard_order import Unit, drawn_units, units_of_pass
 from pretrain.reading.shuffle_buffer import shuffled
 from pretrain.reading.skip_log import SkipLog
-from pretrain.reading.tar_members import ShardFault, audio_members
+from pretrain.reading.tar_members import Member, ShardFault, audio_members
 
 FILE_BUFFER_BYTES = 256 << 20
 """Of encoded audio that waits to be decoded; long recordings would otherwise fill the memory."""
@@ -44,6 +45,7 @@ class StreamPlan:
         is_resampled: shards are drawn forever, with replacement.
         is_last_dropped: a last, smaller batch is not given.
         seed: of all shuffles.
+        clip_labels: what clips can be, if targets are wanted.
     """
 
     urls: tuple[str, ...]
@@ -57,25 +59,7 @@ class StreamPlan:
     is_resampled: bool
     is_last_dropped: bool
     seed: int
-
-
-@dataclass
-class Batch:
-    """Crops to train on.
-
-    Attributes:
-        waveforms: float32, a crop in each row.
-        keys: their names: shard/member#number of the crop in it.
-        skipped: what was newly found unusable, by reason.
-    """
-
-    waveforms: Float[Tensor, "batch samples"]
-    keys: list[str]
-    skipped: dict[str, int] = field(default_factory=dict)
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from where GPUs copy fastest; DataLoader calls this."""
-        return replace(self, waveforms=self.waveforms.pin_memory())
+    clip_labels: ClipLabels | None = None
 
 
 class File(NamedTuple):
@@ -85,6 +69,7 @@ class File(NamedTuple):
     member: int
     name: str
     data: bytes
+    target: Float[np.ndarray, " classes"] | None = None
 
 
 class Crop(NamedTuple):
@@ -95,6 +80,7 @@ class Crop(NamedTuple):
     number: int
     name: str
     samples: Float[np.ndarray, " samples"]
+    target: Float[np.ndarray, " classes"] | None = None
 
 
 class CropStream:
@@ -108,7 +94,8 @@ class CropStream:
     Attributes:
         unit: the shard, or part of one, that is being read; None between two.
         n_units: how many were begun.
-        next_member: index of the first member in it that was not read yet.
+        next_member: index of the member in it that is being given, or else of the next.
+        next_copy: how often that one was given already; clips of rare classes may be given again.
         files: members that wait to be decoded.
         open_file: the one whose crops are being taken; None between two.
         next_crop: number of its first crop that was not taken yet.
@@ -120,9 +107,10 @@ class CropStream:
 
     def __init__(self, plan: StreamPlan, stream: int, pass_index: int) -> None:
         self.plan = plan
+        self.chances = (plan.seed, pass_index, stream)
         self.unit: Unit | None = None
         self.n_units = 0
-        self.next_member = 0
+        self.next_member = self.next_copy = 0
         self.files: list[File] = []
         self.open_file: File | None = None
         self.next_crop = 0
@@ -155,7 +143,10 @@ class CropStream:
             # In a worker, default_collate stacks them in memory that is shared with the trainer.
             waveforms = default_collate([torch.from_numpy(row.samples) for row in rows])
             keys = [f"{self.plan.labels[row.shard]}/{row.name}#{row.number}" for row in rows]
-            yield Batch(waveforms, keys, self.skips.take_new())
+            targets = None
+            if self.plan.clip_labels is not None:
+                targets = default_collate([torch.from_numpy(row.target) for row in rows])
+            yield Batch(waveforms, keys, self.skips.take_new(), targets)
 
     def crops_of(self, file: File) -> Iterator[Crop]:
         """Decode a file.
@@ -165,7 +156,7 @@ class CropStream:
         """
         samples = decode_crops(file.data, self.plan.chunk_samples, self.plan.sample_rate_hz)
         for number, crop in enumerate(samples):
-            yield Crop(file.shard, file.member, number, file.name, crop)
+            yield Crop(file.shard, file.member, number, file.name, crop, file.target)
 
     def _decoded(self) -> Iterator[Crop]:
         """Crops in the order of the shuffled files."""
@@ -202,7 +193,7 @@ class CropStream:
                 if self.unit is None:
                     return
                 self.n_units += 1
-                self.next_member = 0
+                self.next_member = self.next_copy = 0
             yield from self._rest_of_unit(self.unit)
             self.unit = None
 
@@ -210,15 +201,41 @@ class CropStream:
         label, first = self.plan.labels[unit.shard], self.next_member
         try:
             for member in audio_members(
-                self.plan.urls[unit.shard], lambda index: index >= first and index % unit.parts == unit.part
+                self.plan.urls[unit.shard],
+                lambda index: index >= first and index % unit.parts == unit.part,
+                with_labels=self.plan.clip_labels is not None,
             ):
-                self.next_member = member.index + 1
                 self.skips.found_member()
                 if member.data is None:
+                    self.next_member = member.index + 1
                     self.skips.add(
                         "members", "link", f"{label}/{member.name}", "its audio is under another name"
                     )
                     continue
-                yield File(unit.shard, member.index, member.name, member.data)
+                file = self.file_of(unit.shard, member)
+                self.next_member, copies = member.index, self._copies(file)
+                while self.next_copy < copies:
+                    self.next_copy += 1
+                    yield file
+                self.next_member, self.next_copy = member.index + 1, 0
         except ShardFault as fault:
             self.skips.add("shards", fault.reason, label, fault)
+
+    def file_of(self, shard: int, member: Member) -> File:
+        """A member with what its labels mean.
+
+        Raises:
+            UnusableLabels: they are missing, or mean nothing.
+        """
+        clip_labels, target = self.plan.clip_labels, None
+        if clip_labels is not None:
+            target = clip_labels.target(member.labels, f"{self.plan.labels[shard]}/{member.name}")
+        return File(shard, member.index, member.name, member.data, target)
+
+    def _copies(self, file: File) -> int:
+        """How often a file is given: decided anew whenever its shard is read, and the same when resumed."""
+        clip_labels = self.plan.clip_labels
+        if clip_labels is None or clip_labels.repeats is None:
+            return 1
+        chance = np.random.default_rng([*self.chances, self.n_units, file.member]).random()
+        return clip_labels.copies(file.target, chance)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pretrain.reading.crop_stream import Batch, CropStream, StreamPlan
+from pretrain.reading.batch import Batch
+from pretrain.reading.crop_stream import CropStream, StreamPlan
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.reading.stream_position import go_to, position_of
 

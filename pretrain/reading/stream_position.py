@@ -30,6 +30,7 @@ def position_of(stream: CropStream) -> dict[str, Any]:
         "n_units": stream.n_units,
         "unit": [] if stream.unit is None else list(stream.unit),
         "next_member": stream.next_member,
+        "next_copy": stream.next_copy,
         "files": _in_words([file[:2] for file in stream.files]),
         "open_file": [] if file is None else [file.shard, file.member, stream.next_crop],
         "crops": _in_words([crop[:3] for crop in stream.crops]),
@@ -46,7 +47,7 @@ def go_to(stream: CropStream, position: dict[str, Any]) -> None:
         next(itertools.islice(stream.units, position["n_units"], position["n_units"]), None)
     stream.n_units = position["n_units"]
     stream.unit = Unit(*position["unit"]) if position["unit"] else None
-    stream.next_member = position["next_member"]
+    stream.next_member, stream.next_copy = position["next_member"], position.get("next_copy", 0)
     files = _from_words(position["files"])
     crops = _from_words(position["crops"])
     *open_file, stream.next_crop = position["open_file"] or [0]
@@ -90,9 +91,14 @@ def _read_files(stream: CropStream, numbers: Iterable[tuple[int, ...]]) -> Itera
         members_of[shard].add(member)
     for shard, members in sorted(members_of.items()):
         try:
-            for member in audio_members(stream.plan.urls[shard], members.__contains__, stop=max(members) + 1):
+            for member in audio_members(
+                stream.plan.urls[shard],
+                members.__contains__,
+                stop=max(members) + 1,
+                with_labels=stream.plan.clip_labels is not None,
+            ):
                 if member.data is not None:
-                    yield File(shard, member.index, member.name, member.data)
+                    yield stream.file_of(shard, member)
         except ShardFault as fault:
             stream.skips.add("shards", fault.reason, stream.plan.labels[shard], fault)
 

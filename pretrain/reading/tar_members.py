@@ -1,4 +1,4 @@
-"""A tar shard -> its audio members, however it was made and wherever it breaks off."""
+"""A tar shard -> its audio members and their labels, however it was made and wherever it breaks off."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pretrain.reading.open_shard import describe, open_shard
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+LABELS_SUFFIX = ".json"
 COMPRESSIONS = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 """How compressed archives begin."""
 
@@ -35,23 +36,36 @@ class Member(NamedTuple):
         index: its number among the shard's audio members.
         name: its path in the shard.
         data: its bytes; None for a link, which has none.
+        labels: the bytes of the JSON file of its name beside it, if asked for and there.
     """
 
     index: int
     name: str
     data: bytes | None
+    labels: bytes | None = None
 
 
-def audio_members(url: str, is_wanted: Callable[[int], bool], stop: int | None = None) -> Iterator[Member]:
+def audio_members(
+    url: str,
+    is_wanted: Callable[[int], bool],
+    stop: int | None = None,
+    *,
+    with_labels: bool = False,
+    with_audio: bool = True,
+) -> Iterator[Member]:
     """Read the audio members of a tar, which may be compressed by gzip, bzip2 or xz.
 
     Members with another suffix than wav, flac, ogg or mp3 are no audio, nor are the `._` files
     that macOS adds. Where the shard can seek, members that are not wanted are jumped over.
+    Labels stand next to their audio, before or after it, as webdataset has a sample's files.
 
     Args:
         url: what `open_shard` takes.
         is_wanted: tells by its index whether a member is to be read.
         stop: the index after which none is wanted.
+        with_labels: read labels too. Audio after which a shard breaks off, so that its labels may be
+            lost, is not given.
+        with_audio: read the audio; otherwise `data` is None.
 
     Raises:
         ShardFault: for the reason "shard unreadable" (not one member could be read), "shard truncated"
@@ -59,18 +73,23 @@ def audio_members(url: str, is_wanted: Callable[[int], bool], stop: int | None =
             "shard without audio".
     """
     n_headers = n_audio = 0
+    pairs = _Pairs()
     try:
         with open_shard(url) as file, _open_tar(file) as archive:
             while (info := archive.next()) is not None:
                 archive.members.clear()  # or they would add up
                 n_headers += 1
-                if not _is_audio(info):
-                    continue
-                if is_wanted(n_audio):
-                    yield Member(n_audio, _readable(info.name), _data(archive, info))
-                n_audio += 1
-                if stop is not None and n_audio >= stop:
+                if with_labels and _is_labels(info):
+                    yield from pairs.add_labels(_readable(info.name), _data(archive, info))
+                elif _is_audio(info):
+                    yield from pairs.release()
+                    if is_wanted(n_audio):
+                        data = _data(archive, info) if with_audio else None
+                        yield from pairs.add_audio(Member(n_audio, _readable(info.name), data), with_labels)
+                    n_audio += 1
+                if stop is not None and n_audio >= stop and pairs.audio is None:
                     return
+            yield from pairs.release()
     except Exception as error:  # tarfile, zlib, lzma, the system and every protocol have their own
         reason = "shard truncated" if n_headers else "shard unreadable"
         raise ShardFault(reason, f"{describe(error)} after {n_audio} audio members") from error
@@ -78,6 +97,39 @@ def audio_members(url: str, is_wanted: Callable[[int], bool], stop: int | None =
         raise ShardFault(
             "shard without audio", f"none of its {n_headers} members is {'/'.join(AUDIO_SUFFIXES)}"
         )
+
+
+class _Pairs:
+    """Audio and labels of one name, whichever comes first.
+
+    Attributes:
+        audio: waits for labels that may come.
+    """
+
+    def __init__(self) -> None:
+        self.audio: Member | None = None
+        self._labels: tuple[str, bytes | None] = ("", None)
+
+    def add_audio(self, member: Member, has_labels: bool) -> Iterator[Member]:
+        """Give the audio at once, if it needs or has no labels to wait for."""
+        stem, labels = self._labels
+        if not has_labels or stem == os.path.splitext(member.name)[0]:
+            yield member._replace(labels=labels)
+        else:
+            self.audio = member
+
+    def add_labels(self, name: str, labels: bytes | None) -> Iterator[Member]:
+        """Give the audio that has waited for these labels; or keep them."""
+        self._labels = (os.path.splitext(name)[0], labels)
+        if self.audio is not None and os.path.splitext(self.audio.name)[0] == self._labels[0]:
+            self.audio = self.audio._replace(labels=labels)
+        yield from self.release()
+
+    def release(self) -> Iterator[Member]:
+        """Give the audio that waits, with labels or without."""
+        if self.audio is not None:
+            yield self.audio
+        self.audio = None
 
 
 class _Damage(Exception):
@@ -108,6 +160,11 @@ def _open_tar(file: io.BufferedReader) -> tarfile.TarFile:
         return tarfile.open(fileobj=file, mode=f"r:{compression}", **options)
     stream = SimpleNamespace(read=file.read1)  # read would lose what came just before a failure
     return tarfile.open(fileobj=stream, mode=f"r|{compression}", **options)
+
+
+def _is_labels(info: tarfile.TarInfo) -> bool:
+    name = os.path.basename(info.name)
+    return info.isfile() and name.lower().endswith(LABELS_SUFFIX) and not name.startswith("._")
 
 
 def _is_audio(info: tarfile.TarInfo) -> bool:

@@ -1,7 +1,8 @@
-"""A config -> the model, and Accelerate as the config wants it."""
+"""A config -> the encoder, and Accelerate as the config wants it."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -22,9 +23,7 @@ from hear_dasheng.download import locate
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.published_options import config_of_kwargs, encoder_kwargs
-from pretrain.masked_autoencoder import MaskedAutoencoder, new_masked_autoencoder
-from pretrain.masking import n_kept
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.read_config import ConfigError
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", None: None}
@@ -40,7 +39,7 @@ def join_processes() -> PartialState:
     return PartialState(cpu=must_use_cpu())
 
 
-def new_accelerator(config: PretrainConfig, run_dir: Path) -> Accelerator:
+def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     """Accelerate for this config; what it leaves open, `accelerate launch` decides.
 
     Raises:
@@ -81,21 +80,27 @@ def new_accelerator(config: PretrainConfig, run_dir: Path) -> Accelerator:
     return accelerator
 
 
-def encoder_config(config: PretrainConfig) -> EncoderConfig:
-    """The encoder's configuration: the size's, with the options of `model_args`.
+def encoder_config(config: RunConfig) -> EncoderConfig:
+    """The encoder's configuration: the size's or else that of `init_from`, with the options of `model_args`.
 
     Raises:
         ConfigError: an option is unknown or impossible.
     """
-    options = encoder_kwargs(EncoderConfig.of_size(config.size)) | dict(config.encoder_options)
+    if config.size is not None:
+        start = EncoderConfig.of_size(config.size)
+    else:
+        start = load_encoder(locate(config.init_from)).config
+    options = encoder_kwargs(start) | dict(config.encoder_options)
     try:
         return config_of_kwargs(options)
     except ValueError as error:
         raise ConfigError(f"model_args: {error}") from error
 
 
-def new_model(config: PretrainConfig) -> MaskedAutoencoder:
-    """The autoencoder with weights drawn from the config's seed, or its encoder's from `init_from`.
+def new_encoder(config: RunConfig) -> Encoder:
+    """The encoder with weights drawn from the config's seed, or from `init_from`.
+
+    torch's random numbers go on from there, so that what is built next depends on the seed too.
 
     Raises:
         ConfigError: `init_from` is another model, or a crop does not fit it.
@@ -105,30 +110,26 @@ def new_model(config: PretrainConfig) -> MaskedAutoencoder:
     encoder = Encoder(expected)
     if config.init_from is not None:
         loaded = load_encoder(locate(config.init_from))
-        if loaded.config != expected:
+        dropouts = {"dropout": expected.dropout, "attention_dropout": expected.attention_dropout}
+        if dataclasses.replace(loaded.config, **dropouts) != expected:  # no weight knows of dropout
             raise ConfigError(
                 f"init_from {config.init_from} holds {loaded.config}, but the config describes {expected}"
             )
         encoder.load_state_dict(loaded.state_dict())
-    model = new_masked_autoencoder(encoder, config.size)
-    tokens, window = model.n_tokens(config.chunk_samples), expected.window_tokens
+    tokens, window = expected.n_tokens(config.chunk_samples), expected.window_tokens
     if tokens > window:
         raise ConfigError(
             f"chunk_length {config.chunk_length} s gives {tokens} tokens, but the model has "
             f"positions for {window}; shorten it, or lengthen model_args.target_length"
         )
-    try:
-        n_kept(tokens, config.mask_ratio)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if config.activation_checkpointing:
-        apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
-    return model
+    return encoder
 
 
-def new_moving_average(model: MaskedAutoencoder, config: PretrainConfig) -> nn.Module | None:
-    """The exponential moving average of the encoder, running statistics included."""
-    if config.ema_decay is None:
-        return None
-    average = get_ema_multi_avg_fn(config.ema_decay)
-    return AveragedModel(model.encoder, multi_avg_fn=average, use_buffers=True)
+def checkpoint_activations(model: nn.Module) -> None:
+    """Make each block compute its activations twice instead of keeping them."""
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, Block))
+
+
+def new_moving_average(result: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of what a run keeps, running statistics included."""
+    return AveragedModel(result, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

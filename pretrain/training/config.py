@@ -1,6 +1,7 @@
-"""What a training run is told: one dataclass, whose fields are a YAML file's keys.
+"""What a training run is told: a dataclass, whose fields are a YAML file's keys.
 
-The keys of the published training code keep their names, meanings and defaults.
+`RunConfig` holds what every run has, `PretrainConfig` adds the masked autoencoder's keys; fine-tuning's
+are in `finetune_config.py`. The keys of the published training code keep their names, meanings and defaults.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ MODELS = {
 }
 """The published names of the sizes; `dasheng_06B` is the released model, not the trainer's."""
 
+SCORES = {
+    "Loss": "valid_loss",
+    "kNN": "knn_accuracy",
+    "mAP": "valid_map",
+    "accuracy": "valid_accuracy",
+}
+"""What the best weights can be chosen by, and its name in the metrics."""
+
 Shards = Annotated[list[Any], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Whole = Annotated[int, Field(ge=1)]
 WholeOr0 = Annotated[int, Field(ge=0)]
@@ -29,8 +38,8 @@ Part = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class PretrainConfig:
-    """A training run. `pretrain/training/read_config.py` makes it from YAML and checks it.
+class RunConfig:
+    """A training run, whatever it trains; `pretrain/training/read_config.py` makes it from YAML.
 
     An iteration is one optimizer step. The published keys come first; what follows
     them goes beyond the published code and is off by default.
@@ -54,13 +63,11 @@ class PretrainConfig:
     num_workers: WholeOr0 = 4
     """Processes that decode audio, for each training process; 0: none beside it."""
 
-    # Model and objective
+    # Model
     model: Literal["dasheng_tiny", "dasheng_base", "dasheng_06B", "dasheng_12B"] = "dasheng_base"
     """One of `MODELS`."""
     model_args: dict[str, Any] = field(default_factory=dict)
-    """`group_masking` (false, true: pairs, or a number) and any encoder option, as published."""
-    mask_ratio: Part = 0.75
-    """Part of the tokens that the encoder does not see."""
+    """Any encoder option, as published."""
 
     # Optimizer and schedule
     optimizer: str = "AdamW8bit"
@@ -102,15 +109,17 @@ class PretrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """fp32, bf16 or fp16; null: what `accelerate launch --mixed_precision` says, else fp32."""
     init_from: str | None = None
-    """Start from this checkpoint's encoder (anything load_model takes), with a fresh decoder."""
+    """Start from this checkpoint's encoder (anything load_model takes); what is not encoder begins afresh."""
     gradient_clip_norm: Positive | None = None
     """Largest norm of the gradient."""
     gradient_accumulation: Whole = 1
     """Batches of one iteration."""
     no_decay_on_vectors: bool = False
     """Spare biases, norms, positions and the mask token the weight decay."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer of the encoder learns at this part of the next one's rate, e.g. 0.75; 1: all alike."""
     ema_decay: Part | None = None
-    """Also keep an exponential moving average of the encoder, e.g. 0.999."""
+    """Also keep an exponential moving average, e.g. 0.999."""
     activation_checkpointing: bool = False
     """Compute each block's activations twice instead of keeping them."""
     compile: bool = False
@@ -123,8 +132,6 @@ class PretrainConfig:
     """Iterations between lines of metrics."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Accelerate's trackers: tensorboard, wandb, mlflow, ..."""
-    picture_clips: WholeOr0 = 4
-    """Validation clips whose reconstruction is drawn; 0: none."""
     knn_data: str | None = None
     """A folder with a folder of audio files per class, for a probe during training."""
     knn_every: Whole = 1
@@ -136,9 +143,36 @@ class PretrainConfig:
         return MODELS[self.model]
 
     @property
+    def chosen_by(self) -> tuple[str, float]:
+        """What the best are chosen by, and the factor that makes higher better."""
+        return self.score_function
+
+    @property
+    def encoder_options(self) -> Mapping[str, Any]:
+        """What `model_args` says of the encoder."""
+        return self.model_args
+
+    @property
     def chunk_samples(self) -> int:
         """Samples of a crop."""
         return int(self.chunk_length * self.sample_rate)
+
+    @property
+    def iterations(self) -> int | None:
+        """Of the whole run, where the config tells."""
+        return None if self.epoch_length is None else self.epochs * self.epoch_length
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PretrainConfig(RunConfig):
+    """A run that trains a masked autoencoder."""
+
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """`group_masking` (false, true: pairs, or a number) and any encoder option, as published."""
+    mask_ratio: Part = 0.75
+    """Part of the tokens that the encoder does not see."""
+    picture_clips: WholeOr0 = 4
+    """Validation clips whose reconstruction is drawn; 0: none."""
 
     @property
     def mask_group(self) -> int:
@@ -150,8 +184,3 @@ class PretrainConfig:
     def encoder_options(self) -> Mapping[str, Any]:
         """`model_args` without what is not the encoder's."""
         return {key: value for key, value in self.model_args.items() if key != "group_masking"}
-
-    @property
-    def iterations(self) -> int | None:
-        """Of the whole run, where the config tells."""
-        return None if self.epoch_length is None else self.epochs * self.epoch_length

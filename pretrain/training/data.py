@@ -8,10 +8,11 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
+from pretrain.reading.clip_labels import ClipLabels
 from pretrain.reading.count_crops import count_crops
 from pretrain.reading.sources import parse_sources
 from pretrain.shards import Batch, CropBatches, NoUsableAudio
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,12 @@ class TrainingData:
         config: names the data, crops and batches.
         processes: of the run.
         is_for_gpu: give batches in page-locked memory.
+        labels: what to read beside the clips, if anything.
     """
 
-    def __init__(self, config: PretrainConfig, processes: Processes, is_for_gpu: bool) -> None:
+    def __init__(
+        self, config: RunConfig, processes: Processes, is_for_gpu: bool, labels: ClipLabels | None = None
+    ) -> None:
         self.config, self.processes = config, processes
         self.sources = parse_sources(config.train_data)
         self.batches = CropBatches(
@@ -41,6 +45,7 @@ class TrainingData:
             n_ranks=processes.count,
             n_workers=config.num_workers,
             pin_memory=is_for_gpu,
+            clip_labels=labels,
         )
         self._skipped_before: Counter[str] = Counter()
 

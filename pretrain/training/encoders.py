@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
-from hear_dasheng.checkpoint import load_encoder
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.export import export
@@ -18,6 +20,7 @@ from pretrain.training.run_folder import RunFolderError, written_whole
 logger = logging.getLogger(__name__)
 
 BEST = "best"
+Result = TypeVar("Result", bound=nn.Module)
 
 
 def write_encoder(encoder: Encoder, path: Path) -> None:
@@ -59,8 +62,8 @@ def remove_others(best: list[list], run_dir: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def average(folders: list[Path]) -> Encoder:
-    """The mean of encoders' weights; counters are the first one's.
+def average(folders: list[Path], load: Callable[[Path], Result]) -> Result:
+    """The mean of the weights that `load` reads from folders; counters are the first one's.
 
     Source: the published trainer's final step (which adds the counters up).
 
@@ -69,13 +72,13 @@ def average(folders: list[Path]) -> Encoder:
     """
     if not folders:
         raise RunFolderError("there is no encoder to average")
-    encoders = [load_encoder(folder) for folder in folders]
-    states = [encoder.state_dict() for encoder in encoders]
+    results = [load(folder) for folder in folders]
+    states = [result.state_dict() for result in results]
     mean = {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
         if value.is_floating_point()
         else value
         for name, value in states[0].items()
     }
-    encoders[0].load_state_dict(mean)
-    return encoders[0]
+    results[0].load_state_dict(mean)
+    return results[0]

@@ -57,9 +57,12 @@ class Journal:
         iteration: where the run begins or goes on; lines after it are of work that
             was lost and is being done again, so they are removed.
         total: iterations of the whole run, None if unknown.
+        name: of what the run does.
     """
 
-    def __init__(self, run_dir: Path, accelerator: Accelerator, iteration: int, total: int | None) -> None:
+    def __init__(
+        self, run_dir: Path, accelerator: Accelerator, iteration: int, total: int | None, name: str
+    ) -> None:
         self.accelerator = accelerator
         self.is_main = accelerator.is_main_process
         self.path = run_dir / METRICS_FILE
@@ -74,7 +77,7 @@ class Journal:
             dynamic_ncols=True,
             smoothing=0.05,
             disable=not self.is_main,
-            desc="pretraining",
+            desc=name,
         )
         self._redirection = logging_redirect_tqdm([logging.getLogger("pretrain")])
         self._redirection.__enter__()

@@ -12,10 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pretrain.masked_autoencoder import MaskedAutoencoder
-from pretrain.masking import random_mask
 from pretrain.shards import Batch
-from pretrain.training.config import PretrainConfig
+from pretrain.training.objective import Objective
 from pretrain.training.processes import Processes
 from pretrain.training.schedule import Schedule
 
@@ -64,54 +62,54 @@ class OptimizerStep:
     """Updates a model; all processes must call it together.
 
     Args:
-        config: masking, accumulation and clipping are taken from it.
+        objective: the loss; clipping and the seed are taken from its config.
         accelerator: has prepared `model` and `optimizer`.
-        model: the prepared autoencoder.
+        model: the prepared model.
         bare_model: the same one, without what Accelerate put around it.
         optimizer: the prepared optimizer.
         schedule: the learning rates.
-        ema: moving average of the encoder to update, if there is one.
+        ema: moving average to update, if there is one.
         processes: the run's processes.
     """
 
     def __init__(
         self,
-        config: PretrainConfig,
+        objective: Objective,
         accelerator: Accelerator,
         model: nn.Module,
-        bare_model: MaskedAutoencoder,
+        bare_model: nn.Module,
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         ema: AveragedModel | None,
         processes: Processes,
     ) -> None:
-        self.config, self.accelerator, self.processes = config, accelerator, processes
+        self.objective, self.config = objective, objective.config
+        self.accelerator, self.processes = accelerator, processes
         self.model, self.bare_model = model, bare_model
         self.optimizer, self.schedule, self.ema = optimizer, schedule, ema
-        self.n_tokens = bare_model.n_tokens(config.chunk_samples)
 
     def __call__(self, iteration: int, batches: list[Batch], all_clips: float) -> StepReport:
         """Step once.
 
         Args:
-            iteration: the step's number; its learning rate and masks depend on it alone.
+            iteration: the step's number; its learning rate and random choices depend on it alone.
             batches: this process's, `gradient_accumulation` of them; fewer where the data end.
             all_clips: clips that all processes have in this step.
         """
         lr = self.schedule.rate(iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         keys = [key for batch in batches for key in batch.keys]
         report = StepReport(iteration, lr, torch.zeros((), device=self.accelerator.device), len(keys), keys)
-        masks = self.mask_generator(self.config.seed, self.processes.rank, iteration)
+        random = self.random_numbers(self.config.seed, self.processes.rank, iteration)
         for index, batch in enumerate(batches):
             is_last = index == len(batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                losses = self._losses(batch.waveforms, masks)
+                losses = self._losses(batch, random)
                 self.accelerator.backward(losses.sum() * (self.processes.count / all_clips))
             report.loss += losses.detach().sum()
         if not batches:
-            self._take_part_without_data(masks)
+            self._take_part_without_data(random)
         if self.config.gradient_clip_norm is not None:
             report.grad_norm = self.accelerator.clip_grad_norm_(
                 self.model.parameters(), self.config.gradient_clip_norm
@@ -119,24 +117,21 @@ class OptimizerStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
-            self.ema.update_parameters(self.bare_model.encoder)
+            self.ema.update_parameters(self.objective.result_of(self.bare_model))
         return report
 
     @staticmethod
-    def mask_generator(seed: int, rank: int, iteration: int) -> torch.Generator:
+    def random_numbers(seed: int, rank: int, iteration: int) -> torch.Generator:
         """Random numbers of these three alone: a resumed run draws the same."""
         entropy = np.random.SeedSequence((seed, rank, iteration))
         return torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
 
-    def _losses(self, waveforms: Tensor, masks: torch.Generator) -> Tensor:
-        config, device = self.config, self.accelerator.device
-        mask = random_mask(len(waveforms), self.n_tokens, config.mask_ratio, config.mask_group, masks)
+    def _losses(self, batch: Batch, random: torch.Generator) -> Tensor:
         with self.accelerator.autocast():
-            return self.model(waveforms.to(device, non_blocking=True), mask.to(device))
+            return self.objective.losses(self.model, batch.to(self.accelerator.device), random)
 
-    def _take_part_without_data(self, masks: torch.Generator) -> None:
+    def _take_part_without_data(self, random: torch.Generator) -> None:
         """Add nothing to the others' gradients, but be there when they are summed."""
         self.bare_model.encoder.init_bn.eval()
-        silence = torch.zeros(1, self.config.chunk_samples)
-        self.accelerator.backward(self._losses(silence, masks).sum() * 0.0)
-        self.bare_model.encoder.init_bn.train()
+        self.accelerator.backward(self._losses(self.objective.silence(), random).sum() * 0.0)
+        self.bare_model.train()

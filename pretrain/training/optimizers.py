@@ -5,20 +5,23 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.read_config import ConfigError, optimizer_class
 
 logger = logging.getLogger(__name__)
 
 
-def new_optimizer(model: nn.Module, config: PretrainConfig) -> torch.optim.Optimizer:
-    """The config's optimizer over all parameters of a model.
+def new_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """The config's optimizer over all parameters of a model that are to learn.
+
+    With `layer_decay` each group holds its part of the learning rate as `lr_scale`.
 
     An `...8bit` optimizer is bitsandbytes' on CUDA; elsewhere it is torch's of the
     same name, fused where torch has that, which is said once in the log.
@@ -51,14 +54,37 @@ def _kind(name: str) -> type[torch.optim.Optimizer]:
     return plain
 
 
-def _groups(model: nn.Module, config: PretrainConfig) -> Iterable[Any]:
-    """All parameters alike, as published; or the vectors without weight decay."""
-    if not config.no_decay_on_vectors:
-        return model.parameters()
-    is_vector = {name: _is_vector(name, parameter) for name, parameter in model.named_parameters()}
-    decayed = [p for name, p in model.named_parameters() if not is_vector[name]]
-    spared = [p for name, p in model.named_parameters() if is_vector[name]]
-    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+def _groups(model: nn.Module, config: RunConfig) -> Iterable[Any]:
+    """All parameters alike, as published; or by layer, or the vectors without weight decay."""
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not config.no_decay_on_vectors and config.layer_decay == 1:
+        return [parameter for _, parameter in learning]
+    top = len(model.encoder.blocks) + 1
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in learning:
+        layer = layer_of(name, top) if config.layer_decay < 1 else top
+        is_spared = config.no_decay_on_vectors and _is_vector(name, parameter)
+        options = {"weight_decay": 0.0} if is_spared else {}
+        scale = {"lr_scale": config.layer_decay ** (top - layer)} if config.layer_decay < 1 else {}
+        group = groups.setdefault((layer, is_spared), {"params": [], **options, **scale})
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def layer_of(name: str, top: int) -> int:
+    """Which layer a parameter belongs to: 0 for what makes tokens, 1 for the first block, ...
+
+    Source: the layer-wise learning rates of BEiT (Bao et al., 2022), by which the layer below the top
+    learns at `layer_decay` times the rate, the one below at its square. The top is all that
+    follows the last block.
+
+    >>> [layer_of(f"encoder.{name}.bias", 13) for name in ("init_bn", "blocks.11.norm1", "norm")]
+    [0, 12, 13]
+    """
+    block = re.search(r"\bencoder\.blocks\.(\d+)\.", name)
+    if block is not None:
+        return 1 + int(block.group(1))
+    return 0 if re.search(r"\bencoder\.(init_bn|patch_embed|time_pos_embed|freq_pos_embed)\b", name) else top
 
 
 def _is_vector(name: str, parameter: nn.Parameter) -> bool:

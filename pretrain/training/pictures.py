@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 RANGE_DB = 80.0
 """Levels further below the loudest are drawn alike."""
+RATES = {
+    "knn_accuracy": "accuracy of the kNN probe",
+    "valid_map": "mean average precision",
+    "valid_accuracy": "accuracy",
+}
+"""What validation tells beside the loss, between 0 and 1."""
+RATE_COLORS = ("tab:green", "tab:red", "tab:purple")
 
 
 @torch.no_grad()
@@ -107,8 +114,8 @@ def _shortened(name: str, length: int = 48) -> str:
     return name if len(name) <= length else "…" + name[1 - length :]
 
 
-def draw_loss_curve(metrics: list[dict[str, Any]], path: Path) -> None:
-    """A PNG of training and validation loss (and the probe's accuracy) over the iterations."""
+def draw_loss_curve(metrics: list[dict[str, Any]], loss_name: str, path: Path) -> None:
+    """A PNG of training and validation loss over the iterations, and of what else validation tells."""
     figure = _new_figure(8, 4.5)
     axis = figure.subplots()
     for key, label, style in (("loss", "training", "-"), ("valid_loss", "validation", "o-")):
@@ -116,13 +123,15 @@ def draw_loss_curve(metrics: list[dict[str, Any]], path: Path) -> None:
         if points:
             axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
     axis.set_xlabel("iteration")
-    axis.set_ylabel("mean squared error of normalised patches")
+    axis.set_ylabel(loss_name)
     axis.grid(alpha=0.3)
-    probe = [(line["iteration"], line["knn_accuracy"]) for line in metrics if "knn_accuracy" in line]
-    if probe:
-        other = axis.twinx()
-        other.plot(*zip(*probe, strict=True), "s--", color="tab:green", markersize=4)
-        other.set_ylabel("accuracy of the kNN probe", color="tab:green")
+    shown = {key: label for key, label in RATES.items() if any(key in line for line in metrics)}
+    other = axis.twinx() if shown else None
+    for key, color in zip(shown, RATE_COLORS, strict=False):
+        points = [(line["iteration"], line[key]) for line in metrics if key in line]
+        other.plot(*zip(*points, strict=True), "s--", color=color, label=RATES[key], markersize=4)
+    if other is not None:
+        other.set_ylabel(", ".join(shown.values()), color=RATE_COLORS[0])
     if axis.lines:
         axis.legend()
     _save(figure, path)

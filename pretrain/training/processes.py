@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,9 +45,15 @@ class Processes:
         """Add counts over all processes."""
         if self.count == 1:
             return Counter(counts)
-        everyones: list[Counter[str]] = [Counter()] * self.count
-        dist.all_gather_object(everyones, counts, group=self._channel)
-        return sum(everyones, Counter())
+        return sum(self.gathered(counts), Counter())
+
+    def gathered(self, own: Any) -> list[Any]:
+        """What each process has, in the order of their ranks."""
+        if self.count == 1:
+            return [own]
+        everyones = [None] * self.count
+        dist.all_gather_object(everyones, own, group=self._channel)
+        return everyones
 
 
 class StopRequest:

@@ -1,4 +1,4 @@
-"""A YAML file and command-line options -> a checked `PretrainConfig`."""
+"""A YAML file and command-line options -> a checked config of either kind."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from pydantic import ValidationError
 
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import PretrainConfig, RunConfig
+from pretrain.training.finetune_config import FinetuneConfig
 
-FIELDS = {field.name for field in dataclasses.fields(PretrainConfig)}
+Config = TypeVar("Config", bound=RunConfig)
 WRITTEN_BY_THE_PUBLISHED_TRAINER = ("config_file", "outputdir")
 """Keys that its own checkpoints' configs hold beside a user's; they mean nothing in a file."""
 SHIPPED = Path(__file__).parent.parent / "configs"
@@ -44,12 +45,13 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError(f"not YAML: {error}") from error
 
 
-def read_config(path: str | Path, options: Sequence[str] = ()) -> PretrainConfig:
+def read_config(path: str | Path, options: Sequence[str] = (), kind: type[Config] = PretrainConfig) -> Config:
     """Read a config file; options given as `--key value` or `--key=value` override it.
 
     Args:
         path: a YAML file, the published ones included, or the name of one in `pretrain/configs/`.
         options: e.g. ["--batch_size", "8", "--optimizer_args.lr=1e-4"].
+        kind: of run that the file describes.
 
     Raises:
         ConfigError: unreadable file, unknown key, impossible value.
@@ -72,7 +74,7 @@ def read_config(path: str | Path, options: Sequence[str] = ()) -> PretrainConfig
             values[key] = {**(values.get(key) or {}), inner: value}
         else:
             values[dotted] = value
-    return config_of(values, f"{path}, with the command line's options" if options else str(path))
+    return config_of(values, f"{path}, with the command line's options" if options else str(path), kind)
 
 
 def _shipped_or_own(path: Path) -> Path:
@@ -101,14 +103,22 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def config_of(values: Mapping[str, Any], source: str = "the config") -> PretrainConfig:
+def fields_of(kind: type[RunConfig]) -> set[str]:
+    """The keys that a kind of config has."""
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def config_of(
+    values: Mapping[str, Any], source: str = "the config", kind: type[Config] = PretrainConfig
+) -> Config:
     """Check values and make a config of them."""
-    check_keys(values, FIELDS, source)
+    check_keys(values, fields_of(kind), source)
     try:
-        config = PretrainConfig(**values)
+        config = kind(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in _problems(error))) from None
-    for check in (_check_data, _check_group, _check_optimizer):
+    own_check = _check_classification if isinstance(config, FinetuneConfig) else _check_group
+    for check in (_check_data, own_check, _check_optimizer):
         check(config, source)
     return config
 
@@ -137,7 +147,7 @@ def _problems(error: ValidationError) -> list[str]:
     return list(problems.values())
 
 
-def _check_data(config: PretrainConfig, source: str) -> None:
+def _check_data(config: RunConfig, source: str) -> None:
     for key in ("train_data", "cv_data"):
         if not getattr(config, key):
             raise ConfigError(
@@ -148,7 +158,7 @@ def _check_data(config: PretrainConfig, source: str) -> None:
             f"{source}: epoch_length is null, but resampled data never end; "
             "give a number or `resampled: false`"
         )
-    if config.score_function[0] == "kNN" and config.knn_data is None:
+    if config.chosen_by[0] == "kNN" and config.knn_data is None:
         raise ConfigError(f"{source}: score_function is kNN, but knn_data names no folder")
 
 
@@ -158,7 +168,23 @@ def _check_group(config: PretrainConfig, source: str) -> None:
         raise ConfigError(f"{source}: group_masking is {group!r}: it must be true, false or a number from 1")
 
 
-def _check_optimizer(config: PretrainConfig, source: str) -> None:
+def _check_classification(config: FinetuneConfig, source: str) -> None:
+    if (config.model is None) == (config.init_from is None):
+        raise ConfigError(
+            f"{source}: model is {config.model!r} and init_from {config.init_from!r}; give one of them: "
+            "a checkpoint to start from, or the size of an untrained model"
+        )
+    if {"multi": "accuracy", "single": "mAP"}[config.task] == config.chosen_by[0]:
+        raise ConfigError(
+            f"{source}: score_function is {config.chosen_by[0]}, but task {config.task} has none"
+        )
+    if config.is_multi_label and config.label_smoothing:
+        raise ConfigError(f"{source}: label_smoothing is {config.label_smoothing}, but is for task single")
+    if config.is_multi_label and not config.label_separator:
+        raise ConfigError(f"{source}: label_separator is empty; task multi needs one, e.g. ';'")
+
+
+def _check_optimizer(config: RunConfig, source: str) -> None:
     kind = optimizer_class(config.optimizer, source)
     arguments = inspect.signature(kind).parameters
     check_keys(

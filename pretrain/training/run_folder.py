@@ -7,6 +7,10 @@ run_dir/
     ema/  ema.pt                                               the moving average, if asked for
     states/iteration_00045000/                                 everything that --resume needs
     config.yaml, metrics.jsonl, train.log, pictures/, tensorboard/
+    classes.json                                               of fine-tuning, in the order of the outputs
+
+A fine-tuned classifier is an encoder with a head: its folders load as either, and of AudioSet's classes
+alone there is a .pt beside them.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 
 STATES = "states"
 STATE_PREFIX = "iteration_"
@@ -30,12 +34,12 @@ class RunFolderError(RuntimeError):
     """A run that cannot start here, or cannot write; the message says what to do."""
 
 
-def family_folder(config: PretrainConfig, config_path: str | Path) -> Path:
+def family_folder(config: RunConfig, config_path: str | Path) -> Path:
     """Where runs of one config file and model lie side by side, as published."""
-    return Path(config.outputpath) / Path(config_path).stem / config.model
+    return Path(config.outputpath) / Path(config_path).stem / (config.model or "from_checkpoint")
 
 
-def choose_run_dir(config: PretrainConfig, config_path: str | Path, resume: bool) -> Path:
+def choose_run_dir(config: RunConfig, config_path: str | Path, resume: bool) -> Path:
     """The folder of this run.
 
     Without `run_dir` it is a new one in the family's folder, or with `resume`

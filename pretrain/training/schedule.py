@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pretrain.training.config import PretrainConfig
+from pretrain.training.config import RunConfig
 from pretrain.training.read_config import ConfigError
 
 
@@ -60,7 +60,7 @@ class Schedule:
         return lowest + (self.peak - lowest) * (1 + math.cos(math.pi * part)) / 2
 
 
-def new_schedule(config: PretrainConfig, iterations: int) -> Schedule:
+def new_schedule(config: RunConfig, iterations: int) -> Schedule:
     """The schedule of a run of so many iterations.
 
     Raises:

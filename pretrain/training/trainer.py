@@ -10,13 +10,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hear_dasheng.precision import fp32_arithmetic
-from pretrain.masked_autoencoder import MaskedAutoencoder
-from pretrain.training.build import new_model, new_moving_average
-from pretrain.training.config import PretrainConfig
+from pretrain.training.build import checkpoint_activations, new_moving_average
 from pretrain.training.data import TrainingData
 from pretrain.training.encoders import remove_others
 from pretrain.training.epoch_end import EpochEnd
 from pretrain.training.journal import Journal
+from pretrain.training.objective import Objective
 from pretrain.training.optimizer_step import OptimizerStep, StepReport
 from pretrain.training.optimizers import new_optimizer
 from pretrain.training.processes import Processes, StopRequest
@@ -30,39 +29,44 @@ class Trainer:
     """One run, in one of its processes.
 
     Args:
-        config: what to train, on what.
+        objective: what to train; its config says on what.
         run_dir: where everything goes.
         accelerator: from `new_accelerator`.
+        processes: of the run.
     """
 
-    def __init__(self, config: PretrainConfig, run_dir: Path, accelerator: Accelerator) -> None:
-        self.config, self.run_dir, self.accelerator = config, run_dir, accelerator
-        self.processes = Processes.of_this_run()
+    def __init__(
+        self, objective: Objective, run_dir: Path, accelerator: Accelerator, processes: Processes
+    ) -> None:
+        config = objective.config
+        self.objective, self.config = objective, config
+        self.run_dir, self.accelerator, self.processes = run_dir, accelerator, processes
         self.progress = Progress()
-        self.data = TrainingData(config, self.processes, is_for_gpu=accelerator.device.type == "cuda")
+        is_on_gpu = accelerator.device.type == "cuda"
+        self.data = TrainingData(config, processes, is_on_gpu, objective.training_labels)
         self.schedule = new_schedule(config, self.data.planned_iterations())
-        bare_model = new_model(config)
-        self.epoch_end = EpochEnd(config, run_dir, accelerator, self.processes, bare_model)
+        bare_model = objective.new_model()
+        if config.activation_checkpointing:
+            checkpoint_activations(bare_model)
+        self.epoch_end = EpochEnd(objective, run_dir, accelerator, processes)
         self.model, optimizer = accelerator.prepare(bare_model, new_optimizer(bare_model, config))
-        self.ema = new_moving_average(bare_model, config)
+        self.ema = None
+        if config.ema_decay is not None:
+            self.ema = new_moving_average(objective.result_of(bare_model), config.ema_decay)
         self.step = OptimizerStep(
-            config, accelerator, self.model, bare_model, optimizer, self.schedule, self.ema, self.processes
+            objective, accelerator, self.model, bare_model, optimizer, self.schedule, self.ema, processes
         )
         self.state = TrainingState(run_dir, accelerator, self.ema)
         self._unread: StepReport | None = None
         self._unlogged = [0.0, 0.0]
-        self._introduce(bare_model)
+        self._introduce(objective.description(bare_model))
 
-    def _introduce(self, model: MaskedAutoencoder) -> None:
+    def _introduce(self, model: str) -> None:
         """Log what is about to be trained, on what."""
-        encoder, decoder = (
-            sum(parameter.numel() for parameter in part.parameters()) / 1e6
-            for part in (model.encoder, model.decoder)
-        )
         config, accelerator = self.config, self.accelerator
         precision = accelerator.mixed_precision.replace("no", "fp32")
         logger.info("Run folder: %s", self.run_dir)
-        logger.info("%s: %.1f M parameters, and %.1f M of the decoder", config.model, encoder, decoder)
+        logger.info("%s", model)
         logger.info(
             "%d iterations of %d x %d crops of %g s, from %d shards; %d process(es) on %s, precision %s",
             self.schedule.iterations,
@@ -83,7 +87,9 @@ class Trainer:
         self.data.open(progress.data_pass, own.get("position"), progress.skipped)
         self._started = time.monotonic() - progress.trained_s
         is_fp32 = self.accelerator.mixed_precision == "no"
-        self.journal = Journal(self.run_dir, self.accelerator, progress.iteration, self.schedule.iterations)
+        self.journal = Journal(
+            self.run_dir, self.accelerator, progress.iteration, self.schedule.iterations, self.objective.name
+        )
         try:
             with fp32_arithmetic(allow_tf32=False) if is_fp32 else nullcontext():
                 self.model.train()

@@ -1,0 +1,39 @@
+"""What the reader gives: crops, their names, and what their clips are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Crops to train on.
+
+    Attributes:
+        waveforms: float32, a crop in each row.
+        keys: their names: shard/member#number of the crop in it.
+        skipped: what was newly found unusable, by reason.
+        targets: 1 for each class of a crop's clip, else 0; None if no labels were read.
+    """
+
+    waveforms: Float[Tensor, "batch samples"]
+    keys: list[str]
+    skipped: dict[str, int] = field(default_factory=dict)
+    targets: Float[Tensor, "batch classes"] | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from where GPUs copy fastest; DataLoader calls this."""
+        return self._with_each(lambda tensor: tensor.pin_memory())
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        targets = None if self.targets is None else change(self.targets)
+        return replace(self, waveforms=change(self.waveforms), targets=targets)
