@@ -103,6 +103,7 @@ setup(
             "embed = eval_recipes.embed:embed",
             "heareval = eval_recipes.official_kit:heareval",
             "score = eval_recipes.score:score",
+            "knn = eval_recipes.knn:knn",
             "tasks = eval_recipes.tasks:tasks",
             "report = eval_recipes.report:report",
             "demo = eval_recipes.demo:demo",

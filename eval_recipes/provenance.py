@@ -93,17 +93,14 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
+def circumstances(seconds: float) -> dict[str, Any]:
+    """How this process makes a result: its command, versions, and how long it took."""
+    return {"command": " ".join(sys.argv), "versions": versions(), "seconds": round(seconds, 3)}
+
+
 def record(path: Path, identity: dict[str, Any], seconds: float) -> None:
     """Leave a provenance file: `identity` is what a later run must match."""
-    write_json(
-        path,
-        {
-            "identity": identity,
-            "command": " ".join(sys.argv),
-            "versions": versions(),
-            "seconds": round(seconds, 3),
-        },
-    )
+    write_json(path, {"identity": identity, **circumstances(seconds)})
 
 
 def difference(path: Path, identity: dict[str, Any]) -> str:

@@ -15,12 +15,13 @@ from eval_recipes.reporting.columns import (
     ordered_rows,
 )
 from eval_recipes.reporting.contents import Report
-from eval_recipes.reporting.domain_means import domain_rows
+from eval_recipes.reporting.domain_means import PAPER_KIND, domain_rows
+from eval_recipes.reporting.knn_table import KnnResult, knn_table, read_knn_folder
 from eval_recipes.reporting.page import page
 from eval_recipes.reporting.pictures import bars_png, radar_png
 from eval_recipes.reporting.published import leaderboard_row, sources_of
 from eval_recipes.reporting.score_files import TaskResult, read_embedding_folder
-from eval_recipes.reporting.tables import domain_means_csv, markdown, scores_csv
+from eval_recipes.reporting.tables import domain_means_csv, knn_csv, markdown, scores_csv
 from eval_recipes.reporting.wording import findings
 from eval_recipes.task_files import write_whole
 
@@ -34,7 +35,7 @@ def build_report(
     """Read scores and set them beside published ones.
 
     Args:
-        folders: folders of task folders, or single task folders.
+        folders: folders of task folders, single task folders, or results of nearest neighbours.
         labels: a name for each of `folders`; none to name them after the folders.
         leaderboard: names of rows of the HEAR leaderboard.
         with_paper: show the paper's numbers, if there are tasks to compare with them.
@@ -43,8 +44,10 @@ def build_report(
         click.ClickException: nothing is scored, a file is damaged, a name is unknown.
     """
     chosen = [leaderboard_column(leaderboard_row(name)) for name in dict.fromkeys(leaderboard)]
-    results, unscored, names = _read(folders, labels)
+    results, unscored, knn_results, names = _read(folders, labels)
     columns = measured_columns(results, names)
+    neighbours = knn_table(knn_results, names, with_paper)
+    with_paper_knn = bool(neighbours) and any(row.kind == PAPER_KIND for row in neighbours.rows)
     has_hear_tasks = any(row.hear_task for column in columns for row in column.cells)
     with_paper = with_paper and has_hear_tasks
     columns += chosen + ([estimates_column()] if with_paper else [])
@@ -53,45 +56,53 @@ def build_report(
         columns,
         ordered_rows(columns),
         domains,
-        findings(columns, unscored),
-        sources_of(with_paper=with_paper, with_leaderboard=bool(chosen)),
+        [*findings(columns, unscored), *(neighbours.findings if neighbours else [])],
+        sources_of(with_paper=with_paper, with_leaderboard=bool(chosen), with_paper_knn=with_paper_knn),
+        neighbours,
     )
 
 
 def _read(
     folders: Sequence[Path], labels: Sequence[str]
-) -> tuple[list[TaskResult], list[Path], dict[Path, str]]:
-    """Results, unscored tasks, and the names chosen, by the folder that holds the tasks."""
+) -> tuple[list[TaskResult], list[Path], list[KnnResult], dict[Path, str]]:
+    """Results, unscored tasks, nearest neighbours, and the names chosen, by the folder that holds them."""
     if labels and len(labels) != len(folders):
         raise click.BadParameter(
             f"{len(labels)} labels for {len(folders)} folders; give one --label for each, in order, or none"
         )
     found: dict[tuple[Path, str], TaskResult] = {}
+    neighbours: dict[tuple[Path, str, str], KnnResult] = {}
     unscored: dict[Path, None] = {}
     names: dict[Path, str] = {}
     for number, folder in enumerate(folders):
-        results, without = read_embedding_folder(folder)
+        near = read_knn_folder(folder)
+        neighbours.update({(*its.origin, its.file["dataset"]): its for its in near})
+        results, without = ([], []) if near and not _holds_tasks(folder) else read_embedding_folder(folder)
         found.update({(result.origin.folder, result.task): result for result in results})
         unscored.update(dict.fromkeys(task.resolve() for task in without))
         if labels:
-            parents = [result.origin.folder for result in results]
+            parents = [result.origin.folder for result in results] + [its.folder for its in near]
             parents += [task.resolve().parent for task in without]
             names.update(dict.fromkeys(parents, labels[number]))
-    if not found:
+    if not found and not neighbours:
         raise click.ClickException(
             f"nothing in {', '.join(map(str, folders))} is scored yet; "
             "`hear-dasheng heareval predictions` scores embeddings"
         )
-    return list(found.values()), list(unscored), names
+    return list(found.values()), list(unscored), list(neighbours.values()), names
+
+
+def _holds_tasks(folder: Path) -> bool:
+    return any(any(folder.glob(f"{depth}task_metadata.json")) for depth in ("", "*/"))
 
 
 def report_files(report: Report) -> dict[str, bytes]:
     """The report's files by name; pictures only of what there is to draw."""
-    texts = {
-        "index.html": page(report),
-        "report.md": markdown(report),
-        "scores.csv": scores_csv(report.columns, report.rows),
-    }
+    texts = {"index.html": page(report), "report.md": markdown(report)}
+    if report.columns:
+        texts["scores.csv"] = scores_csv(report.columns, report.rows)
+    if report.knn:
+        texts["knn.csv"] = knn_csv(report.knn)
     contents = {name: text.encode() for name, text in texts.items()}
     if report.domains:
         contents["domain_means.csv"] = domain_means_csv(report.domains).encode()
@@ -103,7 +114,7 @@ def report_files(report: Report) -> dict[str, bytes]:
     return contents
 
 
-OPTIONAL_FILES = ("domain_means.csv", "domains.png", "radar.png", "tasks.png")
+OPTIONAL_FILES = ("scores.csv", "knn.csv", "domain_means.csv", "domains.png", "radar.png", "tasks.png")
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
@@ -135,7 +146,7 @@ def report(
     leaderboard: tuple[str, ...],
     paper: bool,
 ) -> None:
-    """Report the scores of EMBEDDING_DIRS (folders of scored tasks, one a model) in tables and charts."""
+    """Report the scores of EMBEDDING_DIRS (of tasks, or of `knn`; one a model) in tables and charts."""
     built = build_report(embedding_dirs, labels, leaderboard, paper)
     for finding in built.findings:
         click.echo(finding, err=True)

@@ -20,6 +20,7 @@ def test_help_lists_every_command(tmp_path):
         "validate",
         "heareval",
         "score",
+        "knn",
         "tasks",
         "report",
         "demo",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from eval_recipes.reporting.columns import Column, Row
 from eval_recipes.reporting.domain_means import DomainRow
+from eval_recipes.reporting.knn_table import KnnTable
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Report:
         domains: means per domain; none if no task of HEAR is there in full.
         findings: what to know before comparing.
         sources: of the published numbers shown.
+        knn: accuracies of nearest neighbours, if there are any.
     """
 
     columns: list[Column]
@@ -25,3 +27,9 @@ class Report:
     domains: list[DomainRow]
     findings: list[str]
     sources: tuple[dict[str, str], ...]
+    knn: KnnTable | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is a report of."""
+        return "HEAR scores" if self.columns or not self.knn else "Nearest neighbours"

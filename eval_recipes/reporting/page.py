@@ -13,8 +13,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval_recipes.reporting import charts, wording
-from eval_recipes.reporting.columns import Column
+from eval_recipes.reporting.columns import MEASURED, Column
 from eval_recipes.reporting.contents import Report
+from eval_recipes.reporting.knn_table import INTERVAL_REMARK, KnnRow
 from eval_recipes.reporting.published import APART, DOMAINS
 from eval_recipes.reporting.radar_svg import marker, svg_radar
 
@@ -39,6 +40,9 @@ def page(report: Report) -> str:
         style=Markup(_template("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        title=report.title,
+        knn=report.knn,
+        interval_remark=INTERVAL_REMARK,
         columns=report.columns,
         rows=report.rows,
         looks=[charts.look(index) for index in range(len(report.columns))],
@@ -49,7 +53,8 @@ def page(report: Report) -> str:
         radar=svg_radar(radar) if radar else None,
         domain_bars=charts.domain_bars(report.domains) if report.domains else [],
         task_bars=charts.task_bars(report.columns, report.rows),
-        provenance=[provenance(column) for column in report.columns if column.origin],
+        provenance=[provenance(column) for column in report.columns if column.origin]
+        + [knn_provenance(row) for row in (report.knn.rows if report.knn else []) if row.kind == MEASURED],
         marker=marker,
         wording=wording,
     )
@@ -79,7 +84,6 @@ def provenance(column: Column) -> dict[str, Any]:
             if record:
                 made = f"{record.get('command', 'no record')} ({record.get('seconds', 0):.0f} s)"
                 commands.setdefault(f"{step}: {made}", []).append(result.task)
-    named = sorted(packages.items())
     options = json.loads(origin.options)
     return {
         "label": column.label,
@@ -89,8 +93,37 @@ def provenance(column: Column) -> dict[str, Any]:
             "Weights (SHA-256)": origin.checkpoint or "not recorded, or the module's default",
             "Options": json.dumps(options) if options else "none",
             "Protocol": origin.protocol,
-            "Versions": ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in named)
-            or "not recorded",
+            "Versions": _versions(packages),
         },
         "commands": commands,
     }
+
+
+def knn_provenance(row: KnnRow) -> dict[str, Any]:
+    """What a row of nearest neighbours was made from, in the same form."""
+    commands: dict[str, list[str]] = {}
+    packages: dict[str, set[str]] = {}
+    files = [(column.heading, cell.result.file) for column, cell in row.cells.items() if cell.result]
+    for heading, file in files:
+        for package, version in file.get("versions", {}).items():
+            packages.setdefault(package, set()).add(version)
+        made = f"{file.get('command', 'no record')} ({file.get('seconds', 0):.0f} s)"
+        commands.setdefault(made, []).append(heading)
+    identity = files[0][1]["identity"]
+    options = identity.get("options")
+    return {
+        "label": f"{row.label}, nearest neighbours",
+        "facts": {
+            "HEAR module": identity.get("module", "not recorded"),
+            "Weights (SHA-256)": identity.get("checkpoint") or "not recorded, or the module's default",
+            "Options": json.dumps(options) if options else "none",
+            "Classifier": row.protocol,
+            "Versions": _versions(packages),
+        },
+        "commands": commands,
+    }
+
+
+def _versions(packages: dict[str, set[str]]) -> str:
+    named = (f"{name} {' and '.join(sorted(found))}" for name, found in sorted(packages.items()))
+    return ", ".join(named) or "not recorded"

@@ -15,6 +15,7 @@ import click
 from eval_recipes.task_table import data_rows, hear_tasks
 
 TASKS, PAPER = "report_tasks.csv", "paper_hear_domains.csv"
+PAPER_KNN = "paper_knn.csv"
 ESTIMATES, LEADERBOARD = "dasheng12b_hear_per_task_estimates.csv", "hear_leaderboard.csv"
 
 DOMAINS = ("Environment", "Speech", "Music")
@@ -71,9 +72,12 @@ def _fraction(percent: str) -> float:
     return float(Decimal(percent) / 100)
 
 
-def sources_of(*, with_paper: bool, with_leaderboard: bool) -> tuple[dict[str, str], ...]:
+def sources_of(
+    *, with_paper: bool, with_leaderboard: bool, with_paper_knn: bool = False
+) -> tuple[dict[str, str], ...]:
     """Title, URL and remark of each data file that a report shows numbers of."""
     shown = {PAPER: with_paper, ESTIMATES: with_paper, LEADERBOARD: with_leaderboard}
+    shown[PAPER_KNN] = with_paper_knn
     is_any = with_paper or with_leaderboard
     return tuple(row for row in data_rows("sources.csv") if shown.get(row["file"], is_any))
 
@@ -99,6 +103,20 @@ def paper_domain_means() -> dict[str, dict[str, float]]:
     return {
         row["model"]: {domain: _fraction(row[domain.lower()]) for domain in DOMAINS}
         for row in data_rows(PAPER)
+    }
+
+
+def paper_knn() -> dict[str, dict[str, float | None]]:
+    """Model -> data set -> accuracy of nearest neighbours, as the paper prints them (fractions).
+
+    >>> paper_knn()["Dasheng-Base"]["esc50"]
+    0.619
+    """
+    return {
+        row["model"]: {
+            name: _fraction(value) if value else None for name, value in row.items() if name != "model"
+        }
+        for row in data_rows(PAPER_KNN)
     }
 
 

@@ -10,12 +10,17 @@ from collections.abc import Iterable, Sequence
 from eval_recipes.reporting.columns import Cell, Column, Row
 from eval_recipes.reporting.contents import Report
 from eval_recipes.reporting.domain_means import DomainRow
+from eval_recipes.reporting.knn_table import INTERVAL_REMARK, KnnTable
 from eval_recipes.reporting.published import APART, DOMAINS
 from eval_recipes.reporting.wording import mean_text, score_text, spread_text
 
 SCORES_HEADER = (
     *("model", "source", "protocol", "task", "title", "domain", "metric", "score", "is_approximate"),
     *("std_over_folds", "n_folds", "std_over_seeds", "n_seeds", "task_files_sha256", "checkpoint_sha256"),
+)
+KNN_HEADER = (
+    *("model", "source", "protocol", "dataset", "title", "is_incomplete", "accuracy", "interval_low"),
+    *("interval_high", "std_over_folds", "n_folds", "n_clips", "clips_sha256", "checkpoint_sha256"),
 )
 DOMAINS_HEADER = ("model", "source", "protocol", "domain", "mean", "n_scored", "n_tasks", "missing")
 
@@ -56,6 +61,21 @@ def domain_means_csv(rows: Sequence[DomainRow]) -> str:
     return _csv(DOMAINS_HEADER, lines)
 
 
+def knn_csv(table: KnnTable) -> str:
+    """One line an accuracy of nearest neighbours; fractions, all digits."""
+    lines = []
+    for row in table.rows:
+        for column, cell in row.cells.items():
+            its = cell.result.file if cell.result else {}
+            identity, numbers = its.get("identity", {}), ("std_over_folds", "n_folds", "n_clips")
+            known = [*its.get("interval_95", ("", "")), *(its.get(name) for name in numbers)]
+            hashes = [identity.get("labels", ""), identity.get("checkpoint", "")]
+            shown = ["" if value is None else str(value) for value in known]
+            whose = [row.label, row.kind, row.protocol, column.dataset, column.title]
+            lines.append([*whose, str(column.is_incomplete).lower(), repr(cell.accuracy), *shown, *hashes])
+    return _csv(KNN_HEADER, lines)
+
+
 def _csv(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
@@ -66,7 +86,7 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def markdown(report: Report) -> str:
     """The report without its charts."""
-    blocks = ["# HEAR scores"]
+    blocks = [f"# {report.title}"]
     blocks += ["\n".join(f"- {_safe(finding)}" for finding in report.findings)] if report.findings else []
     if report.domains:
         body = [
@@ -74,20 +94,35 @@ def markdown(report: Report) -> str:
             for row in report.domains
         ]
         blocks += ["## Domain means (percent)", _table(["Model", *_HEADS], body)]
+    blocks += _tasks(report) if report.columns else []
+    blocks += _neighbours(report.knn) if report.knn else []
+    if report.sources:
+        cited = [f"- {_safe(one['title'])}, <{one['url']}>: {_safe(one['remark'])}" for one in report.sources]
+        blocks += ["## Sources", "\n".join(cited)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _tasks(report: Report) -> list[str]:
     body = [
         [row.title, row.domain, row.metric, *(_cell(row, column.cells.get(row)) for column in report.columns)]
         for row in report.rows
     ]
-    blocks += [
+    return [
         "## Scores by task (percent; ± is the sample standard deviation)",
         _table(["Task", "Domain", "Metric", *(column.label for column in report.columns)], body),
         "## How they were made",
         "\n".join(f"- {_safe(column.label)}: {_safe(_how(column))}" for column in report.columns),
     ]
-    if report.sources:
-        cited = [f"- {_safe(one['title'])}, <{one['url']}>: {_safe(one['remark'])}" for one in report.sources]
-        blocks += ["## Sources", "\n".join(cited)]
-    return "\n\n".join(blocks) + "\n"
+
+
+def _neighbours(table: KnnTable) -> list[str]:
+    body = []
+    for row in table.rows:
+        cells = [row.cells.get(column) for column in table.columns]
+        shown = [f"{cell.text} ({cell.remark})".removesuffix(" ()") if cell else "–" for cell in cells]
+        body.append([row.label, *shown, row.protocol])
+    header = ["Model", *(column.heading for column in table.columns), "Classifier"]
+    return [f"## Nearest neighbours (accuracy, percent)\n\n{INTERVAL_REMARK}", _table(header, body)]
 
 
 _HEADS = (*DOMAINS, APART)

@@ -1,0 +1,1 @@
+"""Labelled data sets as their publishers ship them -> checked lists of clips."""

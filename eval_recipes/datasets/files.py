@@ -1,0 +1,75 @@
+"""Where a data set's folder is, and its tables, with errors that say what was looked for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval_recipes.datasets.clips import DatasetProblem
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+def root_with(data: Path, marker: str, what: str, prefer: str = "") -> Path:
+    """The folder that holds `marker`: `data`, or one at most two levels below it.
+
+    Args:
+        data: what the user gave.
+        marker: a file or folder at the top of the data set.
+        what: the data set, for the message.
+        prefer: part of the folder's name, where several hold the marker.
+
+    Raises:
+        DatasetProblem: there is none, or more than one.
+    """
+    found = [data] if (data / marker).exists() else []
+    for pattern in ("*", "*/*"):
+        found = found or sorted(folder for folder in data.glob(pattern) if (folder / marker).exists())
+    if len(found) > 1 and prefer:
+        found = [folder for folder in found if prefer in folder.name] or found
+    if not found:
+        raise DatasetProblem(
+            f"{data} holds no {marker}, nor does a folder in it; --data is the folder that {what} unpacks to"
+        )
+    if len(found) > 1:
+        raise DatasetProblem(f"{marker} is in {found[0]} and {found[1]}; let --data name one of them")
+    return found[0]
+
+
+def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV or TSV file with a header.
+
+    Raises:
+        DatasetProblem: the file or one of the `columns` is not there, or a row is short of cells.
+    """
+    if not path.is_file():
+        raise DatasetProblem(f"{path} is not there")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened, delimiter=delimiter)
+            rows, header = list(reader), reader.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetProblem(f"{path} is no table in UTF-8: {error}") from error
+    if lacking := [column for column in columns if column not in header]:
+        raise DatasetProblem(f"{path} has no column {lacking[0]!r}; it has: {', '.join(header)}")
+    for number, row in enumerate(rows, 2):
+        if empty := [column for column in columns if not row[column]]:
+            raise DatasetProblem(f"{path}, row {number}: {empty[0]!r} is empty")
+    return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DatasetProblem: the file is not there.
+    """
+    if not path.is_file():
+        raise DatasetProblem(f"{path} is not there")
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file's name says that it is sound, and is not hidden."""
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")

@@ -1,0 +1,1 @@
+"""Nearest neighbours without training: exact search, vote, accuracy."""

@@ -1,0 +1,104 @@
+"""Embeddings and a data set's parts -> an accuracy for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from eval_recipes.datasets.clips import ALL, TEST, TRAIN, ClipList, DatasetProblem
+from eval_recipes.neighbours.accuracy import Accuracy, accuracy_of
+from eval_recipes.neighbours.search import nearest
+from eval_recipes.neighbours.vote import TEMPERATURE, vote
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What can be chosen of the classifier.
+
+    Attributes:
+        k: neighbours that vote.
+        weights: `uniform` or `softmax`.
+        temperature: of the softmax.
+        metric: `cosine` or `euclidean`.
+    """
+
+    k: int = 10
+    weights: str = "uniform"
+    temperature: float = TEMPERATURE
+    metric: str = "cosine"
+
+    @property
+    def name(self) -> str:
+        """For file names: `k10-uniform-cosine`, `k10-softmax0.07-cosine`."""
+        weights = f"softmax{self.temperature:g}" if self.weights == "softmax" else self.weights
+        return f"k{self.k}-{weights}-{self.metric}"
+
+    def identity(self) -> dict[str, object]:
+        """All that changes a score."""
+        softened = {"temperature": self.temperature} if self.weights == "softmax" else {}
+        return {"k": self.k, "weights": self.weights, **softened, "metric": self.metric}
+
+
+def protocol_of(dataset: ClipList) -> str:
+    """How queries and references are told apart, in words."""
+    if dataset.parts == [ALL]:
+        return "leave one out"
+    if set(dataset.parts) == {TRAIN, TEST}:
+        return "train/test"
+    return f"{len(dataset.parts)} folds"
+
+
+def classify(
+    dataset: ClipList,
+    embeddings: Float[np.ndarray, "clips features"],
+    choices: Choices,
+    *,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, Accuracy]:
+    """Classify the test split, each fold by the others, or each clip by all others.
+
+    Args:
+        dataset: the clips.
+        embeddings: of its clips, in their order.
+        choices: k, weights, metric.
+        device: of the search.
+        progress: show bars.
+
+    Returns:
+        Accuracies: of `test`, of each fold by its name, or of `all`.
+
+    Raises:
+        ValueError: k exceeds the references that there are, or an embedding is not finite.
+    """
+    classes = dataset.classes
+    numbers = {label: number for number, label in enumerate(classes)}
+    labels = np.array([numbers[clip.label] for clip in dataset.clips])
+    parts = np.array([clip.part for clip in dataset.clips])
+    asked = {ALL: "all"} if dataset.parts == [ALL] else {part: part for part in dataset.parts}
+    asked.pop(TRAIN, None)
+    found = {}
+    for part, shown in asked.items():
+        is_query = parts == part
+        references, queries = _chosen(embeddings, ~is_query), _chosen(embeddings, is_query)
+        reference_labels = labels[~is_query]
+        if part == ALL:
+            references, queries, reference_labels = embeddings, None, labels
+        near = nearest(references, queries, choices.k, choices.metric, device=device, progress=progress)
+        voted = vote(
+            near, reference_labels, len(classes), choices.weights, choices.temperature, choices.metric
+        )
+        found[shown] = accuracy_of(labels[is_query], voted, len(classes))
+    if not found:
+        raise DatasetProblem(f"{dataset.name} has no part to ask for, only {', '.join(dataset.parts)}")
+    return found
+
+
+def _chosen(vectors: np.ndarray, is_chosen: np.ndarray) -> np.ndarray:
+    """Some rows; a stretch of neighbouring ones (as clips sorted by part are) without a copy."""
+    places = np.flatnonzero(is_chosen)
+    if len(places) and places[-1] - places[0] + 1 == len(places):
+        return vectors[places[0] : places[-1] + 1]
+    return vectors[places]

@@ -1,0 +1,81 @@
+"""Accuracies -> a JSON file with its origin, a table of confusions, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval_recipes import provenance
+from eval_recipes.datasets.clips import ClipList
+from eval_recipes.neighbours.accuracy import Accuracy, mean_and_spread, together
+from eval_recipes.neighbours.classify import Choices, protocol_of
+from eval_recipes.neighbours.pictures import confusion_png
+from eval_recipes.task_files import write_whole
+
+SUFFIX = ".knn.json"
+
+
+def result_of(dataset: ClipList, title: str, found: dict[str, Accuracy]) -> dict[str, Any]:
+    """What a result file says, but for its origin; accuracies are fractions.
+
+    The accuracy of folds is their mean; interval, classes and confusions are of all their clips together.
+    """
+    mean, spread = mean_and_spread(list(found.values()))
+    whole = together(list(found.values()))
+    return {
+        "dataset": dataset.name,
+        "title": title,
+        "protocol": protocol_of(dataset),
+        "accuracy": mean,
+        "std_over_folds": spread,
+        "n_folds": len(found) if spread is not None else None,
+        "interval_95": list(whole.interval),
+        "balanced_accuracy": whole.balanced,
+        "n_clips": whole.n_clips,
+        "n_right": whole.n_right,
+        "n_references": _n_references(dataset, found),
+        "n_classes": len(dataset.classes),
+        "deviations": list(dataset.deviations),
+        "accuracy_by_part": {part: its.accuracy for part, its in found.items()},
+        "clips_by_part": {part: its.n_clips for part, its in found.items()},
+        "accuracy_by_class": dict(zip(dataset.classes, whole.by_class(), strict=True)),
+    }
+
+
+def _n_references(dataset: ClipList, found: dict[str, Accuracy]) -> dict[str, int]:
+    """How many clips each part's queries were compared with."""
+    if "all" in found:
+        return {"all": len(dataset.clips) - 1}
+    return {part: len(dataset.clips) - its.n_clips for part, its in found.items()}
+
+
+def write_results(
+    folder: Path, choices: Choices, dataset: ClipList, result: dict[str, Any], found: dict[str, Accuracy]
+) -> Path:
+    """Write JSON, confusions (CSV) and their picture; each is whole or not there.
+
+    Returns:
+        The JSON file, written last.
+    """
+    confusion = together(list(found.values())).confusion
+    heading = f"{result['title']}: {100 * result['accuracy']:.1f} %, {choices.name}"
+    write_whole(folder / f"{choices.name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
+    write_whole(folder / f"{choices.name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
+    path = folder / f"{choices.name}{SUFFIX}"
+    provenance.write_json(path, result)
+    return path
+
+
+def _confusions(confusion: np.ndarray, classes: list[str]) -> str:
+    """A row for each pair of classes that occurs, the most frequent first."""
+    rows, columns = np.nonzero(confusion)
+    pairs = sorted(zip(rows.tolist(), columns.tolist(), strict=True), key=lambda pair: -confusion[pair])
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(("true", "predicted", "clips"))
+    writer.writerows((classes[row], classes[column], int(confusion[row, column])) for row, column in pairs)
+    return written.getvalue()

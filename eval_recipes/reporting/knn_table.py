@@ -1,0 +1,233 @@
+"""Results of nearest neighbours -> a table of models and data sets, beside the paper's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eval_recipes.datasets.catalogue import published_datasets
+from eval_recipes.neighbours.result_files import SUFFIX
+from eval_recipes.reporting.columns import MEASURED, number_alike, short_names
+from eval_recipes.reporting.domain_means import PAPER_KIND
+from eval_recipes.reporting.published import paper_knn
+from eval_recipes.reporting.score_files import read_json
+
+PAPER_PROTOCOL = "as the paper prints it; it does not publish how"
+INTERVAL_REMARK = "The 95 % interval (Wilson) is that of as many independent clips."
+
+
+@dataclass(frozen=True)
+class KnnResult:
+    """One result file.
+
+    Attributes:
+        folder: of the model, which holds a folder per data set.
+        file: the result's content.
+    """
+
+    folder: Path
+    file: dict[str, Any]
+
+    @property
+    def origin(self) -> tuple[Path, str]:
+        """What results must share to stand in one row: model, weights, options, k, weighting, metric."""
+        return self.folder, json.dumps([self._of("module", "checkpoint", "options"), self.protocol])
+
+    @property
+    def protocol(self) -> str:
+        """The classifier in words."""
+        its = self.file["identity"]
+        softened = f" {its['temperature']:g}" if its["weights"] == "softmax" else ""
+        return f"k {its['k']}, {its['weights']}{softened}, {its['metric']}"
+
+    @property
+    def column(self) -> KnnColumn:
+        """The data set as it was on that disk."""
+        name = self.file["dataset"]
+        known = published_datasets().get(name)
+        is_whole = known is not None and not self.file["deviations"]
+        clips = "" if is_whole else self.file["identity"]["labels"][:8]
+        return KnnColumn(name, self.file["title"], clips, bool(self.file["deviations"]))
+
+    def _of(self, *names: str) -> list[Any]:
+        return [self.file["identity"].get(name) for name in names]
+
+
+@dataclass(frozen=True)
+class KnnColumn:
+    """A data set.
+
+    Attributes:
+        dataset: its name.
+        title: as it is shown.
+        clips: first digits of the hash of its clips and labels, if it is not the whole of a published one.
+        is_incomplete: some of its clips were missing.
+    """
+
+    dataset: str
+    title: str
+    clips: str = ""
+    is_incomplete: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Title, and what of it was there.
+
+        >>> KnnColumn("esc50", "ESC-50", "01234567", True).heading
+        'ESC-50 (incomplete, clips 01234567)'
+        """
+        remarks = ["incomplete"] * self.is_incomplete + [f"clips {self.clips}"] * bool(self.clips)
+        return f"{self.title} ({', '.join(remarks)})" if remarks else self.title
+
+
+@dataclass(frozen=True)
+class KnnCell:
+    """An accuracy, a fraction, with what is known of its spread."""
+
+    accuracy: float
+    remark: str = ""
+    result: KnnResult | None = None
+
+    @property
+    def text(self) -> str:
+        """In percent."""
+        return f"{100 * self.accuracy:.1f}"
+
+
+@dataclass
+class KnnRow:
+    """A model's accuracies under one classifier, or the paper's."""
+
+    label: str
+    kind: str
+    protocol: str
+    cells: dict[KnnColumn, KnnCell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KnnTable:
+    """All rows and columns, with what to know before comparing."""
+
+    columns: list[KnnColumn]
+    rows: list[KnnRow]
+    findings: list[str]
+
+
+def read_knn_folder(folder: Path) -> list[KnnResult]:
+    """All results in a data set's folder, a model's, or a folder of models'.
+
+    Raises:
+        click.ClickException: a file is damaged; it is named.
+    """
+    paths = sorted({path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*{SUFFIX}")})
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> KnnResult:
+    result = KnnResult(path.resolve().parent.parent, read_json(path))
+    try:
+        _ = result.origin, result.column, _cell(result)
+    except (KeyError, TypeError, ValueError) as error:
+        raise click.ClickException(
+            f"{path} is no result of `hear-dasheng knn` ({type(error).__name__}: {error}); make it again"
+        ) from error
+    return result
+
+
+def knn_table(
+    results: Sequence[KnnResult], names: dict[Path, str] | None = None, with_paper: bool = True
+) -> KnnTable | None:
+    """Rows of one origin, columns of one version of a data set; the paper's rows below.
+
+    Args:
+        results: any number, in any order.
+        names: of models, by (resolved) folder, where the user chose them.
+        with_paper: show the paper's numbers of the data sets that there are results of.
+
+    Returns:
+        None where there are no results.
+    """
+    if not results:
+        return None
+    labels = short_names([result.folder for result in results]) | (names or {})
+    rows: dict[tuple[Path, str], KnnRow] = {}
+    for result in results:
+        row = rows.setdefault(
+            result.origin, KnnRow(labels[result.folder], MEASURED, f"{result.protocol}{_weights(result)}")
+        )
+        row.cells[result.column] = _cell(result)
+    measured = list(rows.values())
+    for row, label in zip(measured, _told_apart(measured), strict=True):
+        row.label = label
+    papers = _paper_rows([result.file["dataset"] for result in results]) if with_paper else []
+    order = list(published_datasets())
+    columns = sorted(
+        {column for row in [*measured, *papers] for column in row.cells},
+        key=lambda its: (
+            order.index(its.dataset) if its.dataset in order else len(order),
+            its.title,
+            its.is_incomplete,
+            its.clips,
+        ),
+    )
+    return KnnTable(columns, measured + papers, _findings(measured, papers))
+
+
+def _weights(result: KnnResult) -> str:
+    checkpoint = result.file["identity"].get("checkpoint", "")
+    return f"; weights {checkpoint[:12]}" if checkpoint else ""
+
+
+def _told_apart(rows: Sequence[KnnRow]) -> list[str]:
+    """Labels, with the protocol where one model has several."""
+    labels = [row.label for row in rows]
+    return number_alike(
+        [
+            f"{row.label} [{row.protocol.partition(';')[0]}]" if labels.count(row.label) > 1 else row.label
+            for row in rows
+        ]
+    )
+
+
+def _cell(result: KnnResult) -> KnnCell:
+    low, high = (float(end) for end in result.file["interval_95"])
+    remark = f"{100 * low:.1f} to {100 * high:.1f}"
+    if result.file["std_over_folds"] is not None:
+        remark += f"; ± {100 * result.file['std_over_folds']:.1f} over {result.file['n_folds']} folds"
+    return KnnCell(float(result.file["accuracy"]), remark, result)
+
+
+def _paper_rows(datasets: Sequence[str]) -> list[KnnRow]:
+    shown = {name: its for name, its in published_datasets().items() if name in datasets and its.paper_column}
+    rows = []
+    for model, accuracies in paper_knn().items() if shown else ():
+        cells = {
+            KnnColumn(name, its.title): KnnCell(accuracy)
+            for name, its in shown.items()
+            if (accuracy := accuracies[its.paper_column]) is not None
+        }
+        rows.append(KnnRow(f"{model} (paper)", PAPER_KIND, PAPER_PROTOCOL, cells))
+    return rows
+
+
+def _findings(measured: Sequence[KnnRow], papers: Sequence[KnnRow]) -> list[str]:
+    told = []
+    if papers:
+        told.append(
+            "The paper does not publish how it classified (k, weights, metric, splits), so its rows of "
+            "nearest neighbours are for orientation."
+        )
+    for row in measured:
+        for column, cell in row.cells.items():
+            if cell.result and column.is_incomplete:
+                deviations = "; ".join(cell.result.file["deviations"])
+                told.append(f"{row.label}: {column.title} was not all there: {deviations}.")
+    protocols = list(dict.fromkeys(row.protocol.partition(";")[0] for row in measured))
+    if len(protocols) > 1:
+        told.append(f"Neighbours voted in {len(protocols)} ways: {'; '.join(protocols)}.")
+    return told
