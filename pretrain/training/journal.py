@@ -14,6 +14,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pretrain.training.run_folder import written_whole
 
+FILE_INTERVAL_S = 10.0
+"""Between two states of the bar in a file, where each is a line's worth."""
+
 METRICS_FILE = "metrics.jsonl"
 FORMAT = "[%(levelname)s %(asctime)s] %(message)s"
 
@@ -76,6 +79,7 @@ class Journal:
             unit="it",
             dynamic_ncols=True,
             smoothing=0.05,
+            mininterval=0.1 if sys.stderr.isatty() else FILE_INTERVAL_S,
             disable=not self.is_main,
             desc=name,
         )
