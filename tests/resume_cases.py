@@ -23,11 +23,19 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pretrain.train", "safetensors.torch", "accelerate"])
 
 
-def run_and_die(
+def run_until_killed(
     moment: str, at: int, config: Path, run: Path, kind: type[RunConfig] = PretrainConfig
 ) -> None:
-    """Resume a run and kill this process for real, in the middle of what `moment` says."""
+    """Resume a run in a process of its own that is killed for real, in the middle of what `moment` says."""
+    threads = torch.get_num_threads()  # sums in another number of parts would differ in the last bit
+    process = PROCESSES.Process(target=_run_and_die, args=(moment, at, config, run, kind, threads))
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
 
+
+def _run_and_die(moment: str, at: int, config: Path, run: Path, kind: type[RunConfig], threads: int) -> None:
+    torch.set_num_threads(threads)
     # As a run from the command line has it: a fork server of its own would keep its workers alive.
     multiprocessing.set_start_method("fork", force=True)
 

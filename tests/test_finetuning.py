@@ -1,7 +1,6 @@
 """A whole fine-tuning run: what it learns, what it leaves behind, how it goes on, and on two processes."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from conftest import noise, run_command
 from finetuning_data import PITCHES_HZ, SMALL_MODEL, finetune_config, labels_of, pack, settings, tone
 from pretraining_data import write_config
 from process_cases import on_processes
-from resume_cases import PROCESSES, lines_of, run_and_die
+from resume_cases import lines_of, run_until_killed
 from safetensors.torch import load_file
 
 from hear_dasheng import get_scene_embeddings, load_model
@@ -188,10 +187,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(shards, tmp_path):
     whole, parted = ["--run_dir", str(tmp_path / "whole")], tmp_path / "parted"
     train(read_config(config, whole, FinetuneConfig), config)
     for moment, at in [("step", 5), ("write", 8), ("remove", 12)]:
-        process = PROCESSES.Process(target=run_and_die, args=(moment, at, config, parted, FinetuneConfig))
-        process.start()
-        process.join(100)
-        assert process.exitcode == -signal.SIGKILL
+        run_until_killed(moment, at, config, parted, FinetuneConfig)
     train(read_config(config, ["--run_dir", str(parted)], FinetuneConfig), config, resume=True)
     for name in ("model.safetensors", "last/model.safetensors", "ema/model.safetensors"):
         ours, theirs = load_file(parted / name), load_file(tmp_path / "whole" / name)

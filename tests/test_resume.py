@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import run_command
 from pretraining_data import settings, write_config, write_shards
-from resume_cases import PROCESSES, lines_of, run_and_die
+from resume_cases import lines_of, run_until_killed
 from safetensors.torch import load_file
 
 from eval_recipes import provenance
@@ -64,10 +64,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(uninterrupted, tmp_path
     config, expected = uninterrupted
     run = tmp_path / "run"
     for moment, at in [("step", 2), ("step", 5), ("write", 6), ("remove", 8), ("step", 15), ("write", 18)]:
-        process = PROCESSES.Process(target=run_and_die, args=(moment, at, config, run))
-        process.start()
-        process.join(100)
-        assert process.exitcode == -signal.SIGKILL
+        run_until_killed(moment, at, config, run)
     train(read_config(config, ["--run_dir", str(run)]), config, resume=True)
     assert_same_run(run, expected)
     assert not list(run.rglob("*.partial"))
