@@ -45,10 +45,11 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "windows heads queries width"]:
     """Scaled dot-product attention, torch's fused kernel wherever that is fastest."""
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+    if q.device.type == "cpu":
         if dropout or torch.is_grad_enabled():
-            return cpu_training.attend_bfloat16(q, k, v, is_valid, dropout)
-        return attend_bfloat16_on_cpu(q, k, v, is_valid)
+            return cpu_training.attend(q, k, v, is_valid, dropout)
+        if q.dtype == torch.bfloat16:
+            return attend_bfloat16_on_cpu(q, k, v, is_valid)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=is_valid, dropout_p=dropout)
 
 

@@ -1,7 +1,6 @@
 """Training on a CPU: what torch 2.14 has a faster way for than its default.
 
-Both functions compute what the default computes, in the same precision or (attention)
-in that of autocast; `benchmarks/README.md` has the figures.
+Both compute what the default computes, in the same precision; `benchmarks/README.md` has the figures.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ class OneDnnLinear(torch.autograd.Function):
     """A linear layer in fp32 whose products oneDNN computes.
 
     torch leaves fp32 products to MKL, which is a tenth slower on AMD processors. The
-    gradient of the weight stays with MKL: oneDNN is no faster with both factors transposed.
+    gradient of a weight has both factors transposed: there MKL is the faster one, unless the
+    layer narrows.
     """
 
     @staticmethod
@@ -41,9 +41,12 @@ class OneDnnLinear(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients of input, weight and bias, as far as they are asked for."""
         x, weight = ctx.saved_tensors
-        rows = gradient.flatten(0, -2)
+        rows, inputs = gradient.flatten(0, -2), x.flatten(0, -2)
         of_x = _product(gradient, weight.T, None) if ctx.needs_input_grad[0] else None
-        of_weight = rows.T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            is_narrowing = inputs.shape[1] > rows.shape[1]
+            of_weight = _product(rows.T, inputs.T, None) if is_narrowing else rows.T @ inputs
         of_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
         return of_x, of_weight, of_bias
 
@@ -78,16 +81,18 @@ def _is_onednn_usable() -> bool:
     return torch.allclose(result, x @ weight.T, atol=1e-5)
 
 
-def attend_bfloat16(
+def attend(
     q: Float[Tensor, "windows heads queries width"],
     k: Float[Tensor, "windows heads tokens width"],
     v: Float[Tensor, "windows heads tokens width"],
     is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
     dropout: float,
 ) -> Float[Tensor, "windows heads queries width"]:
-    """Attention written out, as autocast computes it, for bfloat16 training on a CPU.
+    """Attention written out, for training on a CPU.
 
-    torch 2.14's fused kernel converts to fp32 and takes almost three times as long.
+    torch 2.14's fused kernel computes the scores again for the gradients; on the 250 tokens of a
+    clip of 10 s that costs a quarter more than to keep them. In bfloat16 it converts to fp32,
+    and takes almost three times as long.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if is_valid is not None:
