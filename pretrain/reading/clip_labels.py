@@ -73,7 +73,7 @@ class LabelColumn:
         if isinstance(cell, list):
             return [_text(label) for label in cell]
         if self.separator is None:
-            return [_text(cell)]
+            return [_text(cell)] if _text(cell).strip() else []
         return [label.strip() for label in _text(cell).split(self.separator) if label.strip()]
 
 

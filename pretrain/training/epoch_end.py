@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pretrain.reading.sources import parse_sources
 from pretrain.shards import CropBatches
 from pretrain.training import encoders
 from pretrain.training.config import SCORES
+from pretrain.training.data import configured_sources
 from pretrain.training.journal import Journal, read_metrics
 from pretrain.training.knn_probe import knn_accuracy, labelled_files
 from pretrain.training.objective import Objective
@@ -47,7 +47,7 @@ class EpochEnd:
 
     def _validation_batches(self, batch_size: int, processes: Processes, n_workers: int) -> CropBatches:
         return CropBatches(
-            parse_sources(self.config.cv_data),
+            configured_sources(self.config, "cv_data"),
             batch_size=batch_size,
             chunk_samples=self.config.chunk_samples,
             sample_rate_hz=self.config.sample_rate,

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hear_dasheng.precision import fp32_arithmetic
+from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import checkpoint_activations, new_moving_average
 from pretrain.training.data import TrainingData
 from pretrain.training.encoders import remove_others
@@ -107,9 +108,17 @@ class Trainer:
     def _advance(self, stop: StopRequest) -> bool:
         """One iteration, with the end of the epoch if it is the last; True if a process was told to stop."""
         config, progress = self.config, self.progress
-        batches = self.data.take(config.gradient_accumulation)
+        batches, failure = [], None
+        try:
+            batches = self.data.take(config.gradient_accumulation)
+        except NoUsableAudio as error:  # the others are told, instead of waiting for this process
+            failure = error
         own_clips = sum(len(batch.keys) for batch in batches)
-        clips, stops = self.processes.sums([own_clips, stop.signal is not None])
+        clips, stops, failures = self.processes.sums(
+            [own_clips, stop.signal is not None, failure is not None]
+        )
+        if failures:
+            self.processes.raise_first(failure)
         self.data.count(clips)
         if clips:
             report = self.step(progress.iteration, batches, clips)
