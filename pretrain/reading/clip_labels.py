@@ -153,11 +153,13 @@ class ClipLabels:
 
         Args:
             target: of the clip.
-            chance: a number from 0 to 1, that decides over the sum's broken part.
+            chance: a number from 0 to 1 (without 1), that decides over the sum's broken part.
         """
-        if self.repeats is None:
-            return 1
-        return int(min(float(target @ np.array(self.repeats)), self.max_repeats) + chance)
+        return int(self.mean_copies(target) + chance)
+
+    def mean_copies(self, target: Float[np.ndarray, " classes"]) -> float:
+        """How many times a clip is given on the average of many passes."""
+        return 1.0 if self.repeats is None else min(float(target @ np.array(self.repeats)), self.max_repeats)
 
 
 def balancing_repeats(counts: Sequence[int], n_clips: int) -> tuple[float, ...]:

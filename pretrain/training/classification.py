@@ -130,7 +130,7 @@ class Classification:
         return model.classifier
 
     def copy_of_state(self, state: Mapping[str, Tensor]) -> AugmentedClassifier:
-        """The model that a state dict holds, on the CPU, in evaluation mode."""
+        """The model that a state dict on the CPU holds, its tensors and all, in evaluation mode."""
         return classifier_of_state(
             state, self.encoder_config, self.labels.classes, self.config.is_multi_label
         )
@@ -146,6 +146,17 @@ class Classification:
     def load(self, path: Path) -> Classifier:
         """Read a classifier."""
         return load_classifier(path)
+
+    def validated(self, result: Classifier) -> AugmentedClassifier:
+        """A classifier behind its front end."""
+        return AugmentedClassifier(result)
+
+    def farewell(self, source: str, run_dir: Path) -> str:
+        """Both uses of the folder."""
+        return (
+            f"The run's classifier (from {source}) is a tagger, hear-dasheng tag FILES --model {run_dir}, "
+            "and its encoder a HEAR checkpoint"
+        )
 
     def draw(self, model: nn.Module, batch: Batch, title: str, path: Path) -> None:
         """Nothing: there is no picture of a classifier's clips."""

@@ -48,6 +48,7 @@ class TrainingData:
         self, config: RunConfig, processes: Processes, is_for_gpu: bool, labels: ClipLabels | None = None
     ) -> None:
         self.config, self.processes = config, processes
+        self.labels = labels
         self.sources = configured_sources(config, "train_data")
         if not config.resampled and any(source.weight != 1 for source in self.sources):
             raise ConfigError(
@@ -76,7 +77,7 @@ class TrainingData:
         return sum(len(source.urls) for source in self.sources)
 
     def planned_iterations(self) -> int:
-        """Of the whole run; where an epoch is one pass, as many as the files' headers promise."""
+        """Of the whole run; where an epoch is one pass, as headers promise and `balanced` repeats."""
         config = self.config
         if config.epoch_length is not None:
             return config.epochs * config.epoch_length
@@ -85,6 +86,7 @@ class TrainingData:
             urls[self.processes.rank :: self.processes.count],
             config.chunk_samples,
             config.sample_rate,
+            clip_labels=self.labels,
             shows_progress=self.processes.rank == 0,
         )
         (crops,) = self.processes.sums([own_crops])

@@ -93,7 +93,7 @@ class MaskedModelling:
         return model.encoder
 
     def copy_of_state(self, state: Mapping[str, Tensor]) -> MaskedAutoencoder:
-        """The autoencoder that a state dict holds, on the CPU, in evaluation mode."""
+        """The autoencoder that a state dict on the CPU holds, its tensors and all, in evaluation mode."""
         return autoencoder_of_state(state, self.encoder_config, self.config.size)
 
     def write(self, result: Encoder, path: Path) -> None:
@@ -103,6 +103,13 @@ class MaskedModelling:
     def load(self, path: Path) -> Encoder:
         """Read an encoder."""
         return load_encoder(path)
+
+    def validated(self, result: Encoder) -> None:
+        """Nothing: the decoders that went with the encoders are not kept."""
+
+    def farewell(self, source: str, run_dir: Path) -> str:
+        """The folder's use."""
+        return f"The run's encoder (from {source}) is a HEAR checkpoint: {run_dir}"
 
     def draw(self, model: MaskedAutoencoder, batch: Batch, title: str, path: Path) -> None:
         """The clips, what the encoder sees of them, and their reconstruction."""
