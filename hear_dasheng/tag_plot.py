@@ -22,8 +22,8 @@ MOST_ROWS = 60
 LEAST = 0.01
 """Labels less likely than this at every time are not drawn."""
 
-PANEL_IN, RIGHT_IN, TOP_IN, GAP_IN, ROW_IN = 7.4, 1.4, 0.4, 0.75, 0.24
-"""Inches: a panel's width, what is right of it, above and between panels, a label's row."""
+PANEL_IN, RIGHT_IN, TOP_IN, GAP_IN, BOTTOM_IN, ROW_IN = 7.4, 1.4, 0.4, 0.75, 0.5, 0.24
+"""Inches: a panel's width, what is right of it, above, between and below panels, a label's row."""
 
 LEFT_IN, LETTER_IN = 0.35, 0.062
 """Inches left of the panels: at least, and for each letter of the longest label."""
@@ -56,7 +56,7 @@ def tags_figure(tags: Mapping[str, Tags], class_names: Sequence[str], top: int) 
     left_in = LEFT_IN + LETTER_IN * longest
     width_in = left_in + PANEL_IN + RIGHT_IN
     heights_in = [max(len(classes), LEAST_ROWS) * ROW_IN for classes in chosen.values()]
-    height_in = TOP_IN + sum(heights_in) + GAP_IN * len(tags)
+    height_in = TOP_IN + sum(heights_in) + GAP_IN * (len(tags) - 1) + BOTTOM_IN
     figure = Figure(figsize=(width_in, height_in))
     low_in = height_in - TOP_IN + GAP_IN
     for panel_in, (name, classes) in zip(heights_in, chosen.items(), strict=True):
@@ -93,7 +93,7 @@ def _draw_panel(
     whole.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title(_shortened(name), fontsize=9, loc="left")
-    axes.set_title("whole", fontsize=8, loc="right", x=1.07)
+    axes.set_title("whole", fontsize=8, loc="right", x=1.048)
     axes.set_xlabel("minutes" if is_long else "seconds", fontsize=8)
     return mesh
 
