@@ -68,7 +68,8 @@ def fetch_from_hub(repo_id: str) -> Path:
     try:
         paths = [Path(hf_hub_download(repo_id, file, local_files_only=is_offline)) for file in HUB_FILES]
     except Exception as error:  # the Hub's client raises its HTTP library's errors too
-        why = f"{ENDPOINT} is not known to this network" if is_offline else str(error).rstrip(".")
+        reason = " ".join(str(error).split()).rstrip(".")
+        why = f"{ENDPOINT} is not known to this network" if is_offline else reason
         raise DownloadError(
             f"there is no file or folder {repo_id!r} (seen from {Path.cwd()}), and as a Hugging Face "
             f"id it cannot be fetched: {why}. Without a network, put "
