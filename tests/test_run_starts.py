@@ -155,7 +155,7 @@ def test_an_error_of_one_process_is_raised_on_all(shards, tmp_path, when):
 
 def test_a_launcher_shows_an_error_once(shards, tmp_path):
     config = write_config(tmp_path / "c.yaml", settings(*shards, **QUICK))
-    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "-m"]
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m"]
     for options, message in [
         (["--epoch", "1"], "there is no key 'epoch'; the nearest is 'epochs'"),
         (["--label_column", "class"], "no column 'class'"),
