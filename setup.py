@@ -1,4 +1,4 @@
-"""Installs hear_dasheng, pretrain and eval_recipes, safe_download under them, and says what each needs."""
+"""Installs hear_dasheng, pretrain and eval_recipes, what lies under them, and says what each needs."""
 
 import re
 import runpy
@@ -55,6 +55,7 @@ EXTRAS["test"] = [
     "kaldi-native-fbank",  # oracle of the filter banks
     "moto[server]>=5",  # a local S3 server
     "pytest>=8",
+    "pytest-xdist",
     "pytorch-ignite",  # oracle of the learning-rate schedule
     "ruff==0.15.*",
 ]
@@ -67,7 +68,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*"]),
+    packages=find_packages(
+        include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*", "process_memory*"]
+    ),
     package_data={
         "hear_dasheng": ["data/*.csv"],
         "pretrain": ["configs/*.yaml"],
