@@ -99,21 +99,42 @@ def read_audio(path: str | Path) -> Float[np.ndarray, " samples"]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded or holds no samples.
+        ValueError: it cannot be decoded, holds no samples, or so few that none is left at 16 kHz.
     """
     import soundfile
     import soxr
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no audio file at {path}")
+    check_is_file(path)
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise ValueError(f"cannot decode {path}: {error}; is it an audio file, and complete?") from error
-    if not len(samples):
-        raise ValueError(f"{path} holds no samples")
     mono = mixed_to_mono(samples)
-    return soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="VHQ").astype(np.float32, copy=False)
+    if len(mono):
+        mono = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="VHQ")
+    if not len(mono):
+        raise ValueError(too_short(path, len(samples), rate_hz))
+    return mono.astype(np.float32, copy=False)
+
+
+def check_is_file(path: str | Path) -> None:
+    """Raise a FileNotFoundError that says what there is instead of an audio file."""
+    if Path(path).is_dir():
+        raise FileNotFoundError(
+            f"{path} is a folder; name the audio files in it, e.g. {Path(path) / '*.wav'}"
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no audio file at {path}")
+
+
+def too_short(path: str | Path, n_samples: int, rate_hz: int) -> str:
+    """What is said of a file of which nothing is left at the model's rate."""
+    if not n_samples:
+        return f"{path} holds no samples"
+    return (
+        f"{path} is too short: of its {n_samples} sample(s) at {rate_hz} Hz none is left at "
+        f"{SAMPLE_RATE_HZ} Hz; leave out that file"
+    )
 
 
 def mixed_to_mono(samples: Float[np.ndarray, "samples channels"]) -> Float[np.ndarray, " samples"]:

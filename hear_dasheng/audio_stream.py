@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from hear_dasheng.audio import MAX_PEAK, mixed_to_mono
+from hear_dasheng.audio import MAX_PEAK, check_is_file, mixed_to_mono, too_short
 from hear_dasheng.mel import SAMPLE_RATE_HZ
 
 BLOCK_S = 30
@@ -22,14 +22,13 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, holds no samples, or some that are no audio.
+        ValueError: it cannot be decoded, holds no samples (or too few to be resampled), or what is no audio.
     """
     import soundfile
     import soxr
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no audio file at {path}")
-    seconds = 0.0
+    check_is_file(path)
+    seconds, n_read, n_given = 0.0, 0, 0
     try:
         with soundfile.SoundFile(path) as file:
             rate_hz = file.samplerate
@@ -40,10 +39,12 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
                 is_last = len(samples) < BLOCK_S * rate_hz
                 mono = mixed_to_mono(samples)
                 _check_block(mono, path, seconds)
-                seconds += len(mono) / rate_hz
+                n_read += len(mono)
+                seconds = n_read / rate_hz
                 if rate_hz != SAMPLE_RATE_HZ:
                     mono = resampler.resample_chunk(mono, last=is_last)
                 if len(mono):
+                    n_given += len(mono)
                     yield mono
     except soundfile.SoundFileError as error:
         place = f" after {seconds:.0f} s" if seconds else ""
@@ -51,8 +52,8 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
         raise ValueError(
             f"cannot decode {path}{place}: {reason}; is it an audio file, and complete?"
         ) from error
-    if not seconds:
-        raise ValueError(f"{path} holds no samples")
+    if not n_given:
+        raise ValueError(too_short(path, n_read, rate_hz))
 
 
 def _check_block(mono: Float[np.ndarray, " _"], path: str | Path, start_s: float) -> None:

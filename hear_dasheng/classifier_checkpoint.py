@@ -42,7 +42,18 @@ def load_classifier(path: str | Path, num_heads: int | None = None) -> Classifie
         CheckpointError: damaged, foreign, unsafe, incomplete, or an encoder without
             a head; the message says which.
     """
-    path, state, file_config = read_checkpoint(Path(path))
+    return classifier_of(*read_checkpoint(Path(path)), num_heads)
+
+
+def has_head(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's state dict holds a classifier's head, or some of one."""
+    return any(HEAD_KEY.match(str(key)) for key in state)
+
+
+def classifier_of(
+    path: Path, state: Mapping[str, Any], file_config: Mapping[str, Any], num_heads: int | None = None
+) -> Classifier:
+    """Build the classifier that a checkpoint's content holds; arguments and errors are `encoder_of`'s."""
     encoder = encoder_of(path, state, file_config, num_heads)
     head = _head(state, path, encoder.config.dim)
     names = _class_names(file_config, len(head["1.bias"]), path)

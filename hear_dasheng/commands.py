@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hear_dasheng.sizes import SIZES
+
+if TYPE_CHECKING:
+    from hear_dasheng.classifier import Classifier
+
+SHOWN_CLASSES = 8
 
 ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError)
 
@@ -31,14 +37,18 @@ def init(size: str, path: Path, seed: int) -> None:
 @click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
 def info(checkpoint: str, num_heads: int | None) -> None:
     """Tell what CHECKPOINT (path, published name, Hub id or URL) holds."""
-    from hear_dasheng.checkpoint import load_encoder
+    from hear_dasheng.checkpoint import encoder_of
+    from hear_dasheng.checkpoint_files import read_checkpoint
+    from hear_dasheng.classifier_checkpoint import classifier_of, has_head
     from hear_dasheng.download import locate
     from hear_dasheng.encoder_config import EncoderConfig
     from hear_dasheng.published_options import encoder_kwargs
 
     try:
         path = locate(checkpoint)
-        encoder = load_encoder(path, num_heads)
+        content = read_checkpoint(path)
+        classifier = classifier_of(*content, num_heads) if has_head(content[1]) else None
+        encoder = encoder_of(*content, num_heads) if classifier is None else classifier.encoder
     except ERRORS as error:
         raise click.ClickException(str(error)) from error
     config = encoder.config
@@ -56,6 +66,15 @@ def info(checkpoint: str, num_heads: int | None) -> None:
     ]
     if others:
         click.echo(f"  other options than the released models': {', '.join(others)}")
+    if classifier is not None:
+        click.echo(f"  {_head_in_words(classifier)}")
+
+
+def _head_in_words(classifier: Classifier) -> str:
+    names = classifier.class_names
+    shown = ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
+    kind = "any number of them at once" if classifier.is_multi_label else "one of them at a time"
+    return f"a classifier's head: {len(names)} classes, {kind} ({shown}); hear-dasheng tag uses it"
 
 
 @click.command()

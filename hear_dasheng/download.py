@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from safe_download.http_file import download
@@ -60,18 +62,32 @@ def locate(name: str | Path) -> Path:
 def fetch_from_hub(repo_id: str) -> Path:
     """The folder of a Hub repository's config and weights in the local Hub cache."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 
+    is_offline = not _is_known(ENDPOINT)  # else the Hub's client would try for half a minute
     try:
-        paths = [Path(hf_hub_download(repo_id, file)) for file in HUB_FILES]
+        paths = [Path(hf_hub_download(repo_id, file, local_files_only=is_offline)) for file in HUB_FILES]
     except Exception as error:  # the Hub's client raises its HTTP library's errors too
+        reason = " ".join(str(error).split()).rstrip(".")
+        why = f"{ENDPOINT} is not known to this network" if is_offline else reason
         raise DownloadError(
             f"there is no file or folder {repo_id!r} (seen from {Path.cwd()}), and as a Hugging Face "
-            f"id it cannot be fetched: {str(error).rstrip('.')}. Without a network, put "
+            f"id it cannot be fetched: {why}. Without a network, put "
             f"{' and '.join(HUB_FILES)} of {repo_id} into a folder and pass that, "
             f"or fill the Hub cache at {HF_HUB_CACHE}"
         ) from error
     return paths[0].parent
+
+
+def _is_known(url: str) -> bool:
+    """Whether a server's name is; behind a proxy, which alone may know it, it is taken to be."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(url).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def cache_folder() -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="A checkpoint with a classifier: path, published name or URL.",
 )
 @click.option("--step", "step_s", type=float, help="Seconds; by default the encoder's window, 10.08.")
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Labels of each step.")
+@click.option(
+    "--top",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Labels of each step, and of each file in the picture.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write this file.")
 @click.option(
     "--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Draw this picture."
@@ -64,19 +71,33 @@ def tag(
         record = Record(json_path, what_tags(model, tagger, step_s, top, options), top)
     except ERRORS as error:
         raise click.ClickException(str(error)) from error
-    try:
-        tags = _tag_each(files, tagger, record, step_s, needs_all=plot_path is not None)
-    finally:
-        record.save()
+    with _told_as_unwritten(json_path):
+        try:
+            tags = _tag_each(files, tagger, record, step_s, needs_all=plot_path is not None)
+        finally:
+            record.save()
     if plot_path is not None and tags:
         from hear_dasheng.tag_plot import draw_tags
 
-        draw_tags(tags, tagger.class_names, plot_path)
+        with _told_as_unwritten(plot_path):
+            draw_tags(tags, tagger.class_names, plot_path, top)
         click.echo(f"Drawn: {plot_path}")
     if json_path is not None:
         click.echo(f"Written: {json_path}")
     if failed := [file for file in files if str(file) in record.not_tagged]:
         raise click.ClickException(f"{len(failed)} of {len(files)} files could not be tagged; see above")
+
+
+@contextmanager
+def _told_as_unwritten(path: Path | None) -> Iterator[None]:
+    """Tell of a full disk as of one, and stop; files that cannot be read are told one by one."""
+    try:
+        yield
+    except OSError as error:
+        raise click.ClickException(
+            f"could not write {path}: {error.strerror or error}; stopped. Make room, or name another place, "
+            "and give the same command again"
+        ) from error
 
 
 def _check_plot(plot_path: Path | None, n_files: int) -> None:
@@ -93,8 +114,8 @@ def _check_plot(plot_path: Path | None, n_files: int) -> None:
         ) from error
     if plot_path.suffix.lstrip(".").lower() not in ("png", "pdf", "svg"):
         raise click.ClickException(f"--plot {plot_path}: name a .png, .pdf or .svg file")
-    if not plot_path.parent.is_dir():
-        raise click.ClickException(f"there is no folder {plot_path.parent} to write {plot_path.name} to")
+    if not next(folder for folder in plot_path.parents if folder.exists()).is_dir():
+        raise click.ClickException(f"--plot {plot_path}: {plot_path.parent} is no folder and cannot be one")
     del matplotlib
 
 
@@ -113,13 +134,15 @@ def _tag_each(
             if entry is None:
                 with tqdm(unit=" s", desc=f"[{number}/{len(files)}]", leave=False, disable=None) as bar:
                     tags = tagger.tag_file(file, step_s, partial(_show, bar))
-                entry = record.enter(file, tags, tagger.class_names)
+                entry = record.new_entry(file, tags, tagger.class_names)
                 if needs_all:
                     all_tags[str(file)] = tags
-            click.echo(table(entry))
         except ERRORS as error:
-            record.enter_failure(file, str(error))
             click.echo(f"not tagged: {error}", err=True)
+            record.enter_failure(file, str(error))
+        else:
+            click.echo(table(entry))
+            record.enter(entry)
     return all_tags
 
 

@@ -59,6 +59,7 @@ class Record:
 
     Raises:
         ValueError: the file exists and is of something else.
+        OSError: its folder cannot be made.
     """
 
     def __init__(self, path: Path | None, made_by: dict[str, Any], top: int) -> None:
@@ -68,8 +69,7 @@ class Record:
         self._save_at = time.monotonic() + SAVE_EVERY_S
         if path is None:
             return
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             self.files = {entry["file"]: entry for entry in _earlier(path, made_by)}
 
@@ -80,10 +80,10 @@ class Record:
             return None
         return entry
 
-    def enter(self, file: Path, tags: Tags, class_names: Sequence[str]) -> dict[str, Any]:
-        """Keep the likeliest labels of a file."""
+    def new_entry(self, file: Path, tags: Tags, class_names: Sequence[str]) -> dict[str, Any]:
+        """The likeliest labels of a file, whose content is read once more."""
         edges_s = [round(edge, 3) for edge in tags.edges_s.tolist()]
-        entry = {
+        return {
             "file": str(file),
             "sha256": digest_of(file, "sha256") if self.path else "",
             "seconds": round(tags.seconds, 3),
@@ -93,13 +93,19 @@ class Record:
                 for start, end, row in zip(edges_s[:-1], edges_s[1:], tags.steps, strict=True)
             ],
         }
-        self.files[str(file)] = entry
-        self.not_tagged.pop(str(file), None)
+
+    def enter(self, entry: dict[str, Any]) -> None:
+        """Keep what was found in a file.
+
+        Raises:
+            OSError: the JSON cannot be written.
+        """
+        self.files[entry["file"]] = entry
+        self.not_tagged.pop(entry["file"], None)
         self._save_now_and_then()
-        return entry
 
     def enter_failure(self, file: Path, reason: str) -> None:
-        """Keep why a file was not tagged."""
+        """Keep why a file was not tagged; errors are those of `enter`."""
         self.files.pop(str(file), None)
         self.not_tagged[str(file)] = reason
         self._save_now_and_then()
@@ -132,9 +138,11 @@ def _earlier(path: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
     remedy = "delete it or choose another name"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        before, entries = content["made_by"], content["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} exists and holds no tags; {remedy}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} exists and is no JSON ({error}); {remedy}") from error
+    if not _holds_tags(content):
+        raise ValueError(f"{path} exists and holds no tags; {remedy}")
+    before, entries = content["made_by"], content["files"]
     for name in made_by:
         if name != "checkpoint" and before.get(name) != made_by[name]:
             what = "checkpoint" if name == "sha256" else name
@@ -143,6 +151,17 @@ def _earlier(path: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
                 f"now {_short(made_by[name])}); {remedy}"
             )
     return entries
+
+
+def _holds_tags(content: Any) -> bool:
+    """Whether a JSON value is what `Record.save` writes, as far as a run that goes on needs it."""
+    if not isinstance(content, dict) or not isinstance(content.get("made_by"), dict):
+        return False
+    entries = content.get("files")
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and {"file", "sha256", "seconds", "whole", "steps"} <= entry.keys()
+        for entry in entries
+    )
 
 
 def _short(value: Any) -> str:

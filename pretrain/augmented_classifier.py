@@ -79,10 +79,9 @@ def with_fresh_head(encoder: Encoder, class_names: tuple[str, ...], is_multi_lab
 def classifier_of_state(
     state: Mapping[str, Tensor], config: EncoderConfig, class_names: tuple[str, ...], is_multi_label: bool
 ) -> AugmentedClassifier:
-    """The model that a state dict holds, on the CPU, in evaluation mode."""
+    """The model that a state dict holds, its tensors and all, in evaluation mode."""
     with torch.device("meta"):
         classifier = Classifier(Encoder(config), class_names, is_multi_label)
-    weights = {name.removeprefix("_orig_mod."): value.detach().cpu() for name, value in state.items()}
-    weights = {name.removeprefix("classifier."): value for name, value in weights.items()}
+    weights = {name.removeprefix("classifier."): value for name, value in state.items()}
     classifier.load_state_dict(weights, assign=True)
     return AugmentedClassifier(classifier).eval().requires_grad_(False)

@@ -75,12 +75,11 @@ def new_masked_autoencoder(encoder: Encoder, size: str) -> MaskedAutoencoder:
 
 
 def autoencoder_of_state(state: Mapping[str, Tensor], config: EncoderConfig, size: str) -> MaskedAutoencoder:
-    """The autoencoder that a state dict holds, on the CPU, in evaluation mode."""
+    """The autoencoder that a state dict holds, its tensors and all, in evaluation mode."""
     with torch.device("meta"):
         encoder, decoder = Encoder(config), _new_decoder(config, size)
     model = MaskedAutoencoder(encoder, decoder)
-    weights = {name.removeprefix("_orig_mod."): value.detach().cpu() for name, value in state.items()}
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
 
 from hear_dasheng.checkpoint_files import CheckpointError
 from pretrain.reading.skip_log import NoUsableAudio
-from pretrain.training.build import join_processes, new_accelerator
+from pretrain.training.build import join_processes, locate_start, new_accelerator
 from pretrain.training.class_list import agreed_labels
 from pretrain.training.classification import Classification
 from pretrain.training.config import PretrainConfig, RunConfig
@@ -27,14 +28,23 @@ from pretrain.training.journal import start_logging, stop_logging
 from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.objective import Objective
 from pretrain.training.optimizer_step import NonFiniteLoss
-from pretrain.training.processes import Processes, StopRequest
+from pretrain.training.processes import Processes, StopRequest, is_known_to_all
 from pretrain.training.read_config import ConfigError, parse_yaml, read_config
-from pretrain.training.run_folder import RunFolderError, choose_run_dir, remove_partial_files, written_whole
+from pretrain.training.run_folder import (
+    RunFolderError,
+    choose_run_dir,
+    latest_state,
+    left_as_it_was,
+    remove_partial_files,
+    written_whole,
+)
 from pretrain.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+EXPECTED = (ConfigError, RunFolderError, NoUsableAudio, NonFiniteLoss, CheckpointError, FileNotFoundError)
+"""Errors whose message is all that a user needs."""
 TRACKED_PROJECT = "tensorboard"
 """What trackers call the run's project, and the folder of TensorBoard's files."""
 
@@ -54,27 +64,43 @@ def train(config: RunConfig, config_path: str | Path, resume: bool = False) -> s
         ConfigError, RunFolderError, NoUsableAudio, NonFiniteLoss, CheckpointError: their messages
             say what is wrong and what to do.
     """
-    is_main = join_processes().is_main_process
-    run_dir = _agreed_run_dir(config, config_path, resume, is_main)
-    start_logging(run_dir / config.logfile if is_main else None)
-    try:
-        accelerator = new_accelerator(config, run_dir)
-        with StopRequest().listening() as stop:
-            if is_main:
-                _keep_config(config, run_dir)
-            processes = Processes.of_this_run()
-            trainer = Trainer(objective_of(config, run_dir, processes), run_dir, accelerator, processes)
-            if config.trackers:
-                settings = {key: str(value) for key, value in dataclasses.asdict(config).items()}
-                accelerator.init_trackers(TRACKED_PROJECT, settings)
-            is_complete = trainer.run(resume, stop)
-        accelerator.end_training()
-        return None if is_complete else stop.signal or signal.SIGTERM
-    finally:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # else the next run would have this one's precision
-        stop_logging()
+    join_processes()
+    processes = Processes.of_this_run()
+    is_main = processes.rank == 0
+    chosen = processes.agreed(lambda: _checked_run_dir(config, config_path, resume) if is_main else None)
+    run_dir = processes.gathered(chosen)[0]
+    with ExitStack() as start:
+        folder = left_as_it_was(run_dir) if is_main else nullcontext(lambda: None)
+        begin = processes.agreed(lambda: start.enter_context(folder))
+        try:
+            processes.agreed(lambda: start_logging(run_dir / config.logfile if is_main else None))
+            return _train_in(run_dir, config, resume, processes, begin)
+        finally:
+            AcceleratorState._reset_state(
+                reset_partial_state=True
+            )  # else the next run would have this one's precision
+            stop_logging()
+
+
+def _train_in(
+    run_dir: Path, config: RunConfig, resume: bool, processes: Processes, begin: Callable[[], Any]
+) -> signal.Signals | None:
+    """Train in a folder; `begin` is called as soon as nothing can be wrong with the config any more."""
+    if processes.rank == 0:
+        remove_partial_files(run_dir)
+    accelerator = processes.agreed(lambda: new_accelerator(config, run_dir))
+    with StopRequest().listening() as stop:
+        objective = processes.agreed(lambda: objective_of(config, run_dir, processes))
+        trainer = processes.agreed(lambda: Trainer(objective, run_dir, accelerator, processes))
+        begin()
+        if processes.rank == 0:
+            _keep_config(config, run_dir)
+        if config.trackers:
+            settings = {key: str(value) for key, value in dataclasses.asdict(config).items()}
+            accelerator.init_trackers(TRACKED_PROJECT, settings)
+        is_complete = trainer.run(resume, stop)
+    accelerator.end_training()
+    return None if is_complete else stop.signal or signal.SIGTERM
 
 
 def objective_of(config: RunConfig, run_dir: Path, processes: Processes) -> Objective:
@@ -84,21 +110,12 @@ def objective_of(config: RunConfig, run_dir: Path, processes: Processes) -> Obje
     return MaskedModelling(config)
 
 
-def _agreed_run_dir(config: RunConfig, config_path: str | Path, resume: bool, is_main: bool) -> Path:
-    """The folder that the first process chooses and prepares, on all of them."""
-    choice: list[str] = ["", ""]
-    if is_main:
-        try:
-            run_dir = choose_run_dir(config, config_path, resume)
-            run_dir.mkdir(parents=True, exist_ok=True)
-            remove_partial_files(run_dir)
-            choice[0] = str(run_dir)
-        except (RunFolderError, OSError) as error:
-            choice[1] = str(error)
-    path, error = broadcast_object_list(choice)
-    if error:
-        raise RunFolderError(error)
-    return Path(path)
+def _checked_run_dir(config: RunConfig, config_path: str | Path, resume: bool) -> Path:
+    """The folder of a run that can start as far as can be told at once; nothing is written."""
+    run_dir = choose_run_dir(config, config_path, resume)
+    if config.init_from is not None:
+        locate_start(config.init_from)
+    return run_dir
 
 
 def _keep_config(config: RunConfig, run_dir: Path) -> None:
@@ -106,7 +123,8 @@ def _keep_config(config: RunConfig, run_dir: Path) -> None:
     values = dataclasses.asdict(config) | {"run_dir": str(run_dir)}
     values["score_function"] = list(config.score_function) if config.score_function else None
     path = run_dir / CONFIG_FILE
-    before = parse_yaml(path.read_text()) if path.exists() else values
+    has_begun = path.exists() and latest_state(run_dir) is not None
+    before = parse_yaml(path.read_text()) if has_begun else values
     if changed := [key for key, value in values.items() if before.get(key) != value]:
         logger.warning("Changed since the run began: %s", ", ".join(changed))
     with written_whole(path) as partial:
@@ -129,12 +147,19 @@ def pretrain(config: Path, resume: bool, options: tuple[str, ...]) -> None:
 
 
 def run(kind: type[RunConfig], config: Path, resume: bool, options: Sequence[str]) -> None:
-    """Read a config and train, as a command does."""
-    expected = (ConfigError, RunFolderError, NoUsableAudio, NonFiniteLoss, CheckpointError, FileNotFoundError)
+    """Read a config and train, as a command does; of several processes the first tells what is wrong."""
+    join_processes()
+    processes = Processes.of_this_run()
     try:
-        received = train(read_config(config, options, kind), config, resume)
-    except expected as error:
-        raise click.ClickException(str(error)) from error
+        received = train(processes.agreed(lambda: read_config(config, options, kind)), config, resume)
+    except EXPECTED as error:
+        told = click.ClickException(str(error))
+        if not is_known_to_all(error):
+            raise told from error
+        if processes.rank == 0:
+            told.show()
+        processes.part()  # together: a launcher ends the others as soon as one has ended
+        raise SystemExit(told.exit_code) from error
     if received is not None:
         raise SystemExit(128 + received)
 

@@ -19,6 +19,16 @@ RATE_HZ = 16_000
 PITCHES_HZ = {"low": 200, "middle": 800, "high": 3_000}
 """Classes that anyone can tell apart: a tone of the class's pitch in noise."""
 
+EVERYTHING = {
+    "mixup": 0.5,
+    "time_mask": 8,
+    "frequency_mask": 8,
+    "time_shift": 0.5,
+    "layer_decay": 0.75,
+    "balanced": True,
+}
+"""Every augmentation, and both kinds of uneven rates."""
+
 
 def tone(labels: Sequence[str], seed: int, seconds: float = 0.5) -> np.ndarray:
     """A tone for each label, give or take a fifth of its pitch, in noise."""
@@ -61,6 +71,13 @@ def pack(
 def labels_of(counts: dict[str, int]) -> list[str]:
     """Each label so many times."""
     return [label for label, count in counts.items() for _ in range(count)]
+
+
+def write_unequal_classes(folder: Path) -> tuple[str, str]:
+    """Training shards with three classes of unequal size, and validation shards of clips of many lengths."""
+    train_data = pack(folder, "train", labels_of({"low": 48, "middle": 24, "high": 12}))
+    lengths = [0.5, 0.7, 1.1, 0.3, 0.5, 1.6]
+    return train_data, pack(folder, "valid", list(PITCHES_HZ) * 6, seconds=lengths * 3, clips_per_shard=5)
 
 
 def settings(train_data: str, cv_data: str, **changes) -> dict:

@@ -6,7 +6,13 @@ import sys
 
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import run_command
+
+from hear_dasheng.classifier import new_classifier
+from hear_dasheng.classifier_checkpoint import export_classifier
+from hear_dasheng.commands import info
+from hear_dasheng.export import export, new_encoder
 
 
 def test_help_lists_every_command(tmp_path):
@@ -44,6 +50,20 @@ def test_init_info_export(tmp_path):
     again = run_command("export", "new", "new.pt", cwd=tmp_path)
     assert again.returncode == 1
     assert again.stderr.strip() == "Error: new.pt exists already; delete it or choose another name"
+
+
+@pytest.mark.parametrize(
+    ("is_multi_label", "said"), [(True, "any number of them at once"), (False, "one of them at a time")]
+)
+def test_info_tells_of_a_classifiers_head(tmp_path, is_multi_label, said):
+    names = tuple(f"class {letter}" for letter in "abcdefghij")
+    export_classifier(new_classifier(new_encoder("tiny"), names, is_multi_label), tmp_path / "classifier")
+    result = CliRunner().invoke(info, [str(tmp_path / "classifier")])
+    assert result.exit_code == 0, result.output
+    assert f"a classifier's head: 10 classes, {said} (class a, class b, " in result.output
+    assert "class h, ...); hear-dasheng tag uses it" in result.output
+    export(new_encoder("tiny"), tmp_path / "encoder")
+    assert "head:" not in CliRunner().invoke(info, [str(tmp_path / "encoder")]).output
 
 
 @pytest.mark.parametrize("command", [["info", "gone.pt"], ["export", "gone.pt", "out"]])

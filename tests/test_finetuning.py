@@ -1,16 +1,23 @@
-"""A whole fine-tuning run: what it learns, what it leaves behind, how it goes on, and on two processes."""
+"""A whole fine-tuning run: what it learns, and what it leaves behind."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from conftest import noise, run_command
-from finetuning_data import PITCHES_HZ, SMALL_MODEL, finetune_config, labels_of, pack, settings, tone
+from finetuning_data import (
+    EVERYTHING,
+    PITCHES_HZ,
+    SMALL_MODEL,
+    finetune_config,
+    pack,
+    settings,
+    tone,
+    write_unequal_classes,
+)
 from pretraining_data import write_config
-from process_cases import on_processes
-from resume_cases import lines_of, run_until_killed
+from resume_cases import lines_of
 from safetensors.torch import load_file
 
 from hear_dasheng import get_scene_embeddings, load_model
@@ -23,39 +30,22 @@ from pretrain.finetune import finetune
 from pretrain.reading.clip_labels import UnusableLabels
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.train import objective_of, train
-from pretrain.training.build import join_processes, new_accelerator
+from pretrain.training.build import new_accelerator
 from pretrain.training.class_list import agreed_labels
 from pretrain.training.classification import Classification
-from pretrain.training.epoch_end import EpochEnd
-from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.optimizer_step import OptimizerStep
 from pretrain.training.optimizers import new_optimizer
 from pretrain.training.processes import Processes
-from pretrain.training.read_config import ConfigError, read_config
-from pretrain.training.run_folder import latest_state
 from pretrain.training.schedule import Schedule
-from pretrain.training.validation import validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-EVERYTHING = {
-    "mixup": 0.5,
-    "time_mask": 8,
-    "frequency_mask": 8,
-    "time_shift": 0.5,
-    "layer_decay": 0.75,
-    "balanced": True,
-}
 LEARNING = {"epochs": 4, "epoch_length": 25, "optimizer_args": {"lr": 2e-3, "weight_decay": 0.01}}
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory) -> tuple[str, str]:
-    """Training shards with three classes of unequal size, and validation shards of clips of many lengths."""
-    folder = tmp_path_factory.mktemp("labelled")
-    train_data = pack(folder, "train", labels_of({"low": 48, "middle": 24, "high": 12}))
-    lengths = [0.5, 0.7, 1.1, 0.3, 0.5, 1.6]
-    return train_data, pack(folder, "valid", list(PITCHES_HZ) * 6, seconds=lengths * 3, clips_per_shard=5)
+    return write_unequal_classes(tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.fixture(scope="module")
@@ -180,41 +170,6 @@ def test_one_step_is_that_of_plain_torch(shards, tmp_path):
         torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=2e-6, msg=name)
 
 
-def test_a_run_killed_again_and_again_ends_bit_identical(shards, tmp_path):
-    model = SMALL_MODEL | {"drop_rate": 0.1}
-    options = EVERYTHING | {"model_args": model, "save_every": 4, "ema_decay": 0.9, "num_workers": 1}
-    config = write_config(tmp_path / "c.yaml", settings(*shards, **options, resampled=False, n_saved=2))
-    whole, parted = ["--run_dir", str(tmp_path / "whole")], tmp_path / "parted"
-    train(read_config(config, whole, FinetuneConfig), config)
-    for moment, at in [("step", 5), ("write", 8), ("remove", 12)]:
-        run_until_killed(moment, at, config, parted, FinetuneConfig)
-    train(read_config(config, ["--run_dir", str(parted)], FinetuneConfig), config, resume=True)
-    for name in ("model.safetensors", "last/model.safetensors", "ema/model.safetensors"):
-        ours, theirs = load_file(parted / name), load_file(tmp_path / "whole" / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
-    for name in ("model.safetensors", "optimizer.bin"):
-        states = [latest_state(run) / name for run in (parted, tmp_path / "whole")]
-        assert states[0].read_bytes() == states[1].read_bytes(), name
-    assert lines_of(parted) == lines_of(tmp_path / "whole")
-
-
-def test_a_run_does_not_go_on_with_other_classes(shards, tmp_path):
-    config = finetune_config(*shards, epochs=1, epoch_length=2, warmup_iters=0, run_dir=str(tmp_path / "run"))
-    train(config, tmp_path / "c.yaml")
-    for names, message in [("low\nmiddle\nhigh\n", "another order"), ("low\nhigh\nx\n", r"new: 'x'")]:
-        (tmp_path / "classes.txt").write_text(names)
-        changes = {"classes": str(tmp_path / "classes.txt"), "run_dir": str(tmp_path / "run"), "epochs": 2}
-        with pytest.raises(
-            ConfigError, match=f"the run began with other classes.*{message}.*another run_dir"
-        ):
-            train(finetune_config(*shards, **changes), tmp_path / "c.yaml", resume=True)
-    with pytest.raises(ConfigError, match="task 'single', here 'multi'"):
-        train(
-            finetune_config(*shards, task="multi", run_dir=str(tmp_path / "run")), tmp_path / "c.yaml", True
-        )
-
-
 def test_labels_that_are_missing_are_told(shards, tmp_path):
     with pytest.raises(UnusableLabels, match="no column 'class', but 'label'; choose with label_column"):
         train(
@@ -237,38 +192,3 @@ def test_the_command_trains_and_reports_errors_without_a_traceback(shards, tmp_p
     assert result.exit_code == 1
     assert "Error: " in result.output
     assert "no column 'tag'" in result.output
-
-
-def note_scores(config: FinetuneConfig, out: Path) -> None:
-    """Validate untrained weights on this process's share."""
-    join_processes()
-    accelerator, processes = new_accelerator(config, out), Processes.of_this_run()
-    objective = objective_of(config, out, processes)
-    model = accelerator.prepare(objective.new_model())
-    epoch_end = EpochEnd(objective, out, accelerator, processes)
-    scores = validate(model, objective, epoch_end.batches, accelerator, processes)
-    (out / f"{processes.count}_{processes.rank}.json").write_text(json.dumps(scores))
-    accelerator.end_training()
-
-
-def test_two_processes_find_what_one_finds(shards, tmp_path):
-    config = finetune_config(*shards, task="multi", batch_size=4)
-    on_processes(note_scores, config, tmp_path)
-    on_processes(note_scores, config, tmp_path, count=1)
-    one, first, second = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1_0", "2_0", "2_1")
-    )
-    assert first == second == pytest.approx(one, rel=1e-5)
-
-
-def train_in_parts(config: FinetuneConfig, folder: Path) -> None:
-    assert train(config, folder / "c.yaml") is None
-
-
-def test_two_processes_train_together(shards, tmp_path):
-    options = {"resampled": False, "epoch_length": None, "epochs": 2, "balanced": True, "mixup": 0.5}
-    config = finetune_config(*shards, **options, run_dir=str(tmp_path / "run"))
-    on_processes(train_in_parts, config, tmp_path)
-    lines = [line for line in lines_of(tmp_path / "run") if "valid_accuracy" in line]
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert load_classifier(tmp_path / "run").class_names == ("high", "low", "middle")

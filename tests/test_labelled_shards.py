@@ -108,6 +108,18 @@ def test_bad_labels_are_told(encoded, column, message):
         ClipLabels(column, CLASSES).target(encoded, "x.flac")
 
 
+@pytest.mark.parametrize("label", ["0", 0, "4", "-1"])
+def test_where_names_are_numbers_no_number_is_a_place(label):
+    labels = ClipLabels(ONE, ("1", "2", "3"))
+    assert labels.target(b'{"label": "1"}', "x.flac").tolist() == [1, 0, 0]
+    assert labels.target(b'{"label": 3}', "x.flac").tolist() == [0, 0, 1]
+    message = rf"x\.flac is labelled '{label}', which is none of the 3 classes \('1', '2', '3'\); where names"
+    with pytest.raises(UnusableLabels, match=message):
+        labels.target(json.dumps({"label": label}).encode(), "x.flac")
+    with pytest.raises(UnusableLabels, match="is labelled '0'"):  # one numeral among names is enough
+        ClipLabels(ONE, ("dog", "7")).target(b'{"label": "0"}', "x.flac")
+
+
 @pytest.mark.parametrize("n_workers", [0, 1])
 def test_a_bad_label_ends_the_reading(tmp_path, n_workers):
     url = labelled(tmp_path, ["a", "x", "b"])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from pretrain.training.build import encoder_config
+from pretrain.training.build import EncoderStart
 from pretrain.training.config import MODELS, PretrainConfig
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.masked_modelling import MaskedModelling
@@ -85,7 +85,7 @@ def test_the_configs_that_ship_are_valid_and_say_what_they_are(path):
     assert all(line.startswith("#") for line in header.splitlines())
     for word in ("Command", "Hardware", "Time", "Expect"):
         assert f"# {word}:" in header, f"{path.name} lacks {word}"
-    assert is_finetuning or encoder_config(config)
+    assert is_finetuning or EncoderStart(config).config
 
 
 def test_a_config_exists_for_each_size():
@@ -97,7 +97,7 @@ def test_a_config_exists_for_each_size():
 def test_the_sizes_are_the_released_ones(model):
     from hear_dasheng.sizes import SIZES
 
-    config = encoder_config(config_of(MINIMAL | {"model": model}))
+    config = EncoderStart(config_of(MINIMAL | {"model": model})).config
     size = SIZES[MODELS[model]]
     assert (config.dim, config.depth, config.heads) == (size.dim, size.depth, size.heads)
 

@@ -1,71 +1,34 @@
-"""`hear-dasheng tag`: tables, JSON, pictures; files that fail; runs that stop."""
+"""`hear-dasheng tag`: tables and JSON; files that fail; disks that fill; runs that stop."""
 
+import errno
 import json
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner
 from conftest import REPOSITORY, run_command
-from PIL import Image
+from tagging_cases import NAMES, invoke, write_fitted, write_sounds
 
 from hear_dasheng.classifier import new_classifier
 from hear_dasheng.classifier_checkpoint import export_classifier
 from hear_dasheng.export import new_encoder
-from hear_dasheng.tag import tag
-from hear_dasheng.tag_plot import likely_classes, tags_figure
 from hear_dasheng.tag_record import clock, table
-from hear_dasheng.tagger import Tagger, Tags, load_tagger
+from hear_dasheng.tagger import Tagger, load_tagger
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NAMES = ("noise", "hum", "clicks", "nothing of these, and a name too long for a table")
-
-
-def sound(kind: str, seconds: float, generator: np.random.Generator) -> np.ndarray:
-    times = np.arange(round(16_000 * seconds)) / 16_000
-    if kind == "noise":
-        return 0.1 * generator.standard_normal(len(times))
-    if kind == "hum":
-        return 0.3 * np.sin(2 * np.pi * generator.uniform(50, 120) * times)
-    clicks = np.zeros(len(times))
-    clicks[:: generator.integers(1_500, 4_000)] = 0.8
-    return clicks
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Tells noise, hum and clicks apart: a head that is fitted to an untrained encoder's tokens."""
-    generator = np.random.default_rng(0)
-    classifier = new_classifier(new_encoder("tiny"), NAMES)
-    model = Tagger(classifier).model
-    clips = [torch.from_numpy(sound(kind, 1, generator)).float() for kind in NAMES[:3] for _ in range(10)]
-    means = model.scene_embeddings(clips)
-    truth = torch.eye(4)[torch.arange(3).repeat_interleave(10)]
-    head = classifier.outputlayer.requires_grad_(True)
-    optimizer = torch.optim.Adam(head.parameters(), 0.03)
-    for _ in range(150):
-        optimizer.zero_grad()
-        torch.nn.functional.binary_cross_entropy_with_logits(head(means), truth).backward()
-        optimizer.step()
-    return export_classifier(classifier, tmp_path_factory.mktemp("tag") / "sounds")
+    return write_fitted(tmp_path_factory.mktemp("tag"))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with a scene in stereo at 48 kHz, and a short clip."""
-    generator = np.random.default_rng(1)
-    scene = np.concatenate([sound(kind, 2, generator) for kind in ("hum", "noise", "clicks", "hum")])
-    soundfile.write(tmp_path / "scene.flac", np.repeat(scene, 3)[:, None].repeat(2, 1), 48_000)
-    soundfile.write(tmp_path / "short.wav", sound("noise", 1, generator), 16_000)
+    write_sounds(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(tag, [str(argument) for argument in arguments])
 
 
 def read(path):
@@ -114,6 +77,7 @@ def test_bad_files_are_named_and_the_others_go_on(folder, checkpoint):
     assert result.exit_code == 1
     assert "short.wav  (0:01.0)" in result.stdout
     assert "not tagged: no audio file at gone.wav" in result.stderr
+    assert "not tagged: . is a folder; name the audio files in it, e.g. *.wav" in result.stderr
     assert "not tagged: cannot decode broken.wav: Error opening 'broken.wav'" in result.stderr
     assert result.stderr.rstrip().endswith("Error: 3 of 4 files could not be tagged; see above")
     content = read(folder / "out.json")
@@ -167,45 +131,36 @@ def test_results_of_another_kind_are_not_mixed(folder, checkpoint):
     assert (folder / "out.json").read_text() == before
     (folder / "out.json").write_text("[]")
     assert "out.json exists and holds no tags" in invoke(*arguments).output
-    assert "there is no folder nowhere" in invoke(*arguments[:-1], "nowhere/out.json").output
+    for content in ({"made_by": "me", "files": []}, {"made_by": {}, "files": [3]}, {"files": {}}):
+        (folder / "out.json").write_text(json.dumps(content))
+        assert "out.json exists and holds no tags; delete it or choose" in invoke(*arguments).output
+    (folder / "out.json").write_text("{")
+    assert "out.json exists and is no JSON" in invoke(*arguments).output
 
 
-def test_a_picture(folder, checkpoint):
-    result = invoke("scene.flac", "short.wav", "--model", checkpoint, "--step", 1, "--plot", "out.png")
+def test_folders_of_what_is_written_are_made(folder, checkpoint):
+    options = ("--json", "new/deep/out.json", "--plot", "pictures/out.png")
+    result = invoke("short.wav", "--model", checkpoint, *options)
     assert result.exit_code == 0, result.output
-    with Image.open(folder / "out.png") as image:
-        assert image.size[0] > 1_000
-    for name in ("out.svg", "out.pdf"):
-        assert invoke("short.wav", "--model", checkpoint, "--plot", name).exit_code == 0
-        assert (folder / name).stat().st_size > 1_000
+    assert read(folder / "new/deep/out.json")["files"]
+    assert (folder / "pictures/out.png").stat().st_size > 1_000
 
 
-def test_the_picture_shows_the_probabilities():
-    steps = np.array([[0.9, 0.001, 0.2], [0.1, 0.002, 0.95]], np.float32)
-    tags = Tags(4.0, steps.mean(0), steps, np.array([0.0, 2.0, 4.0]))
-    assert likely_classes(tags) == [2, 0]
-    figure = tags_figure({"a.wav": tags}, ("dog", "cat", "rain"))
-    axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["rain", "dog"]
-    assert axes.get_title(loc="left") == "a.wav"
-    drawn = axes.collections[0].get_array()
-    assert np.allclose(np.ravel(drawn), [0.2, 0.95, 0.9, 0.1])
-    nothing = Tags(4.0, 0 * steps.mean(0), 0 * steps, tags.edges_s)
-    assert likely_classes(nothing) == [0]
+@pytest.mark.parametrize("option", [("--json", "out.json"), ("--plot", "out.png")])
+def test_a_full_disk_is_told_as_one_and_ends_the_work(folder, checkpoint, monkeypatch, option):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-
-def test_a_picture_that_cannot_be_is_refused_before_the_work(folder, checkpoint, monkeypatch):
-    monkeypatch.setattr(Tagger, "tag_file", None)
-    files = [f"{number}.wav" for number in range(13)]
-    assert "--plot draws 12 files at most, not 13" in invoke(*files, "--plot", "a.png").output
-    assert "there is no folder nowhere to write a.png to" in invoke("a.wav", "--plot", "nowhere/a.png").output
-    assert "name a .png, .pdf or .svg file" in invoke("a.wav", "--plot", "a.tiff").output
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = invoke("a.wav", "--plot", "a.png")
+    monkeypatch.setattr(
+        f"hear_dasheng.tag_{'record' if 'json' in option[1] else 'plot'}.renamed_when_complete", full
+    )
+    monkeypatch.setattr("hear_dasheng.tag_record.SAVE_EVERY_S", 0)
+    result = invoke("short.wav", "scene.flac", "--model", checkpoint, *option)
     assert result.exit_code == 1
-    assert "--plot needs the package matplotlib" in result.output
-    assert "pip install '.[plots]'" in result.output
+    assert "not tagged" not in result.output
+    assert "short.wav  (0:01.0)" in result.output
+    assert f"Error: could not write {option[1]}: No space left on device; stopped. Make room" in result.output
+    assert ("scene.flac  (" in result.output) == (option[0] == "--plot")
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,17 @@ import weakref
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from conftest import noise, oracle_of
-from tagging_cases import flat_state, recipe
+from tagging_cases import flat_state, recipe, write
 
 from hear_dasheng.audio import read_audio
-from hear_dasheng.audio_stream import audio_blocks
 from hear_dasheng.classifier import new_classifier
 from hear_dasheng.classifier_checkpoint import export_classifier
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.export import new_encoder
-from hear_dasheng.mel import LogMel, MelConfig
-from hear_dasheng.mel_stream import MelStream
+from hear_dasheng.mel import MelConfig
 from hear_dasheng.options import Options
 from hear_dasheng.tagger import AudioSetTagger, Tagger, load_tagger
 
@@ -39,14 +36,6 @@ def checkpoint(state, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tagger(checkpoint):
     return AudioSetTagger(checkpoint)
-
-
-def write(path, samples, rate=16_000, **options):
-    channels = 1 if samples.ndim == 1 else samples.shape[1]
-    with soundfile.SoundFile(path, "w", rate, channels, **options) as file:
-        for start in range(0, len(samples), rate):  # at once, Vorbis overflows its stack
-            file.write(samples[start : start + rate])
-    return path
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.5, 4, 10, 10.08, 10.3, 25, 61.234])
@@ -118,74 +107,6 @@ def test_every_step_has_probabilities(tagger, step_s):
 def test_impossible_steps_are_refused(tagger, step_s):
     with pytest.raises(ValueError, match=r"are not possible; give 0\.04 s or more"):
         tagger.tag(noise(1, 1)[0], step_s=step_s)
-
-
-@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
-@pytest.mark.parametrize(("name", "channels"), [("a.wav", 1), ("a.flac", 2), ("a.ogg", 2)])
-def test_blocks_of_a_file_are_the_whole_file(tmp_path, rate, name, channels):
-    samples = 0.1 * np.random.default_rng(0).standard_normal((round(rate * 61.7), channels))
-    path = write(tmp_path / name, samples, rate)
-    blocks = list(audio_blocks(path))
-    assert len(blocks) >= 2
-    assert np.array_equal(np.concatenate(blocks), read_audio(path))
-
-
-@pytest.mark.parametrize("seconds", [0.001, 1, 30, 60])
-def test_short_files_and_whole_numbers_of_blocks(tmp_path, seconds):
-    samples = 0.1 * np.random.default_rng(0).standard_normal(round(16_000 * seconds))
-    path = write(tmp_path / "a.wav", samples)
-    assert np.array_equal(np.concatenate(list(audio_blocks(path))), read_audio(path))
-
-
-CONFIGS = {
-    "released": EncoderConfig.of_size("tiny"),
-    "not centred": EncoderConfig(32, 1, 2, mel=MelConfig(is_centred=False)),
-    "long hop": EncoderConfig(32, 1, 2, mel=MelConfig(hop_samples=400)),
-    "no floor": EncoderConfig(32, 1, 2, mel=MelConfig(top_db=None)),
-    "small patches": EncoderConfig(32, 1, 2, patch_mels=16, patch_frames=16, window_moments=30),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("tail", ["drop", "pad"])
-@pytest.mark.parametrize("n_samples", [1, 300, 480, 16_000, 161_280, 200_123])
-def test_windows_of_a_stream_are_the_log_mel_of_the_whole(name, tail, n_samples, monkeypatch):
-    config = CONFIGS[name]
-    generator = torch.Generator().manual_seed(n_samples)
-    clip = torch.randn(n_samples, generator=generator)
-    clip[n_samples // 2 :] = 0  # so that the floor matters
-    log_mel = LogMel(config.mel, config.patch_frames)
-    expected = log_mel(clip[None])[0]
-    calls = []
-
-    def blocks():
-        calls.append(1)
-        return iter(np.split(clip.numpy(), range(7_000, n_samples, 7_000)))
-
-    for kept, passes in ((60_000, 1), (0, 2)):
-        monkeypatch.setattr("hear_dasheng.mel_stream.KEPT_FRAMES", kept)
-        calls.clear()
-        stream = MelStream(log_mel, config, blocks, tail)
-        windows = list(stream.windows())
-        assert len(calls) == passes
-        assert stream.n_samples == n_samples
-        sizes = [window.shape[1] // config.patch_frames for window in windows]
-        assert sum(sizes) == stream.moments
-        assert set(sizes[:-1]) <= {config.window_moments}
-        ours = torch.cat(windows, dim=1)
-        shared = min(ours.shape[1], expected.shape[1])
-        assert shared >= ours.shape[1] - config.patch_frames + 1
-        assert (ours[:, :shared] - expected[:, :shared]).abs().max() <= 1e-3
-        assert (ours[:, shared:] - expected.min()).abs().max() <= 1e-3 if shared < ours.shape[1] else True
-
-
-def test_a_clip_that_shrinks_meanwhile_is_an_error(monkeypatch):
-    monkeypatch.setattr("hear_dasheng.mel_stream.KEPT_FRAMES", 0)
-    config = EncoderConfig.of_size("tiny")
-    lengths = iter([32_000, 16_000])
-    stream = MelStream(LogMel(), config, lambda: iter([np.ones(next(lengths), np.float32)]))
-    with pytest.raises(ValueError, match="became shorter"):
-        list(stream.windows())
 
 
 def test_a_file_is_tagged_like_its_samples(tmp_path, tagger):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from pretrain.reading.skip_log import NoUsableAudio
 
 SHOWN = 6
 """Names in an error message."""
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+\s*")
 
 
 class UnusableLabels(NoUsableAudio):
@@ -71,7 +73,7 @@ class LabelColumn:
         if isinstance(cell, list):
             return [_text(label) for label in cell]
         if self.separator is None:
-            return [_text(cell)]
+            return [_text(cell)] if _text(cell).strip() else []
         return [label.strip() for label in _text(cell).split(self.separator) if label.strip()]
 
 
@@ -97,13 +99,20 @@ class ClipLabels:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        by_number = {str(number): number for number in range(len(self.classes))}
-        return by_number | {name: number for number, name in enumerate(self.classes)}
+        by_name = {name: number for number, name in enumerate(self.classes)}
+        if self._has_numerals:
+            return by_name
+        return {str(number): number for number in range(len(self.classes))} | by_name
+
+    @cached_property
+    def _has_numerals(self) -> bool:
+        """Whether a class is called by a whole number, so that no label may mean a class's place."""
+        return any(WHOLE_NUMBER.fullmatch(name) for name in self.classes)
 
     def target(self, encoded: bytes | None, clip: str) -> Float[np.ndarray, " classes"]:
         """1 for each of a clip's classes, else 0.
 
-        A label is the name of a class or, if none is called so, a class's number from 0.
+        A label is the name of a class or, if no class is called by a whole number, a class's number from 0.
 
         Raises:
             UnusableLabels: the labels are missing, or not among the classes.
@@ -123,6 +132,8 @@ class ClipLabels:
             if label not in self._numbers:
                 nearest = difflib.get_close_matches(label, self.classes, n=1, cutoff=0.6)
                 hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+                if self._has_numerals and WHOLE_NUMBER.fullmatch(label):
+                    hint = "; where names are numbers, a number is no class's place in the list"
                 raise UnusableLabels(
                     f"{clip} is labelled {label!r}, which is none of the {len(self.classes)} classes "
                     f"({some(self.classes)}){hint}. Correct the label, or name all classes with `classes`"
@@ -142,11 +153,13 @@ class ClipLabels:
 
         Args:
             target: of the clip.
-            chance: a number from 0 to 1, that decides over the sum's broken part.
+            chance: a number from 0 to 1 (without 1), that decides over the sum's broken part.
         """
-        if self.repeats is None:
-            return 1
-        return int(min(float(target @ np.array(self.repeats)), self.max_repeats) + chance)
+        return int(self.mean_copies(target) + chance)
+
+    def mean_copies(self, target: Float[np.ndarray, " classes"]) -> float:
+        """How many times a clip is given on the average of many passes."""
+        return 1.0 if self.repeats is None else min(float(target @ np.array(self.repeats)), self.max_repeats)
 
 
 def balancing_repeats(counts: Sequence[int], n_clips: int) -> tuple[float, ...]:

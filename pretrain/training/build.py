@@ -80,49 +80,73 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     return accelerator
 
 
-def encoder_config(config: RunConfig) -> EncoderConfig:
-    """The encoder's configuration: the size's or else that of `init_from`, with the options of `model_args`.
+def locate_start(init_from: str) -> Path:
+    """The local path of the checkpoint that a run starts from.
 
     Raises:
-        ConfigError: an option is unknown or impossible.
+        ConfigError: it is not there and cannot be fetched.
     """
-    if config.size is not None:
-        start = EncoderConfig.of_size(config.size)
-    else:
-        start = load_encoder(locate(config.init_from)).config
-    options = encoder_kwargs(start) | dict(config.encoder_options)
     try:
-        return config_of_kwargs(options)
-    except ValueError as error:
-        raise ConfigError(f"model_args: {error}") from error
+        return locate(init_from)
+    except OSError as error:
+        raise ConfigError(f"init_from {init_from}: {error}") from error
 
 
-def new_encoder(config: RunConfig) -> Encoder:
-    """The encoder with weights drawn from the config's seed, or from `init_from`.
+class EncoderStart:
+    """The encoder that a config describes, as training begins; `init_from` is read once.
 
-    torch's random numbers go on from there, so that what is built next depends on the seed too.
+    Args:
+        config: of the run.
+
+    Attributes:
+        config: the encoder's: the size's or else that of `init_from`, with the options of `model_args`.
 
     Raises:
-        ConfigError: `init_from` is another model, or a crop does not fit it.
+        ConfigError: an option is unknown or impossible, or `init_from` is another model or not there.
     """
-    expected = encoder_config(config)
-    torch.manual_seed(config.seed)
-    encoder = Encoder(expected)
-    if config.init_from is not None:
-        loaded = load_encoder(locate(config.init_from))
-        dropouts = {"dropout": expected.dropout, "attention_dropout": expected.attention_dropout}
-        if dataclasses.replace(loaded.config, **dropouts) != expected:  # no weight knows of dropout
+
+    def __init__(self, config: RunConfig) -> None:
+        self._run = config
+        self._loaded = self._load()
+        start = self._loaded.config if config.size is None else EncoderConfig.of_size(config.size)
+        try:
+            self.config = config_of_kwargs(encoder_kwargs(start) | dict(config.encoder_options))
+        except ValueError as error:
+            raise ConfigError(f"model_args: {error}") from error
+        dropouts = {"dropout": self.config.dropout, "attention_dropout": self.config.attention_dropout}
+        if self._loaded is not None:
+            theirs = self._loaded.config
+            if dataclasses.replace(theirs, **dropouts) != self.config:  # no weight knows of dropout
+                raise ConfigError(
+                    f"init_from {config.init_from} holds {theirs}, but the config describes {self.config}"
+                )
+
+    def _load(self) -> Encoder | None:
+        init_from = self._run.init_from
+        return None if init_from is None else load_encoder(locate_start(init_from))
+
+    def new_encoder(self) -> Encoder:
+        """The encoder with weights drawn from the config's seed, or from `init_from`.
+
+        torch's random numbers go on from there, so that what is built next depends on the seed too.
+        What was read is let go of; called again, it is read again.
+
+        Raises:
+            ConfigError: a crop does not fit the encoder.
+        """
+        run = self._run
+        tokens, window = self.config.n_tokens(run.chunk_samples), self.config.window_tokens
+        if tokens > window:
             raise ConfigError(
-                f"init_from {config.init_from} holds {loaded.config}, but the config describes {expected}"
+                f"chunk_length {run.chunk_length} s gives {tokens} tokens, but the model has "
+                f"positions for {window}; shorten it, or lengthen model_args.target_length"
             )
-        encoder.load_state_dict(loaded.state_dict())
-    tokens, window = expected.n_tokens(config.chunk_samples), expected.window_tokens
-    if tokens > window:
-        raise ConfigError(
-            f"chunk_length {config.chunk_length} s gives {tokens} tokens, but the model has "
-            f"positions for {window}; shorten it, or lengthen model_args.target_length"
-        )
-    return encoder
+        torch.manual_seed(run.seed)
+        encoder = Encoder(self.config)
+        if run.init_from is not None:
+            encoder.load_state_dict((self._loaded or self._load()).state_dict())
+            self._loaded = None
+        return encoder
 
 
 def checkpoint_activations(model: nn.Module) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from hear_dasheng.audioset import audioset_names
 from pretrain.reading.clip_labels import ClipLabels, LabelColumn, balancing_repeats, some
 from pretrain.reading.count_labels import CLIPS, count_labels
-from pretrain.reading.sources import parse_sources
+from pretrain.reading.sources import Source
+from pretrain.training.data import configured_sources
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.processes import Processes
 from pretrain.training.read_config import ConfigError
@@ -93,7 +94,7 @@ def _found_classes(
     """The classes' names, and if they were counted, the clips of each and in all."""
     if named is not None and not config.balanced:
         return {"classes": list(named)}
-    counts = _counts(config.train_data, column, processes)
+    counts = _counts(configured_sources(config, "train_data"), column, processes)
     clips = counts.pop(CLIPS, 0)
     names = list(named) if named is not None else in_order(list(counts))
     if not names or not counts:
@@ -102,7 +103,8 @@ def _found_classes(
     clips_of_class = [0] * len(names)
     for label, count in counts.items():
         clips_of_class[numbers[label]] += count
-    cv_counts = _counts(config.cv_data, column, processes)  # else a wrong label would end the first epoch
+    # Checked now; else a wrong label would end the first epoch.
+    cv_counts = _counts(configured_sources(config, "cv_data"), column, processes)
     ClipLabels(column, tuple(names)).numbers_of(cv_counts.keys() - {CLIPS}, "a clip of cv_data")
     logger.info(
         "%d clips of %d classes, from %d of each to %d", clips, len(names), *_extremes(clips_of_class)
@@ -110,11 +112,13 @@ def _found_classes(
     return {"classes": names, "clips_of_class": clips_of_class, "clips": clips}
 
 
-def _counts(data: list[Any], column: LabelColumn, processes: Processes) -> Counter[str]:
-    """Clips of each label, counted by all processes together."""
-    urls = list(dict.fromkeys(url for source in parse_sources(data) for url in source.urls))
+def _counts(data: list[Source], column: LabelColumn, processes: Processes) -> Counter[str]:
+    """Clips of each label, counted by all processes together; the error of one is raised on all."""
+    urls = list(dict.fromkeys(url for source in data for url in source.urls))
     own = urls[processes.rank :: processes.count]
-    return processes.merged(count_labels(own, column, shows_progress=processes.rank == 0))
+    return processes.merged(
+        processes.agreed(lambda: count_labels(own, column, shows_progress=processes.rank == 0))
+    )
 
 
 def _extremes(counts: list[int]) -> tuple[int, int]:

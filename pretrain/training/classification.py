@@ -19,7 +19,7 @@ from pretrain.augmentation import Augmentation, draw_shift, draw_spans, draw_wei
 from pretrain.augmented_classifier import AugmentedClassifier, classifier_of_state, with_fresh_head
 from pretrain.reading.clip_labels import ClipLabels, some
 from pretrain.shards import Batch
-from pretrain.training.build import encoder_config, new_encoder
+from pretrain.training.build import EncoderStart
 from pretrain.training.clip_metrics import accuracy, mean_average_precision, of_whole_clips
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.processes import Processes
@@ -34,7 +34,7 @@ class Classification:
         labels: what clips can be, from `agreed_labels`.
 
     Raises:
-        ConfigError: the config's encoder is impossible.
+        ConfigError: the config's encoder is impossible, or `init_from` is another model or not there.
     """
 
     name = "fine-tuning"
@@ -43,17 +43,18 @@ class Classification:
     def __init__(self, config: FinetuneConfig, labels: ClipLabels) -> None:
         self.config, self.labels = config, labels
         self.training_labels, self.validation_labels = labels, replace(labels, repeats=None)
-        self.encoder_config = encoder_config(config)
+        self._start = EncoderStart(config)
+        self.encoder_config = self._start.config
         self.loss_name = "binary cross-entropy" if config.is_multi_label else "cross-entropy"
 
     def new_model(self) -> AugmentedClassifier:
         """The encoder of `init_from`, or an untrained one, with a fresh head.
 
         Raises:
-            ConfigError: a crop does not fit the encoder, or `model_args` do not.
+            ConfigError: a crop does not fit the encoder.
         """
         config = self.config
-        encoder = new_encoder(config)
+        encoder = self._start.new_encoder()
         classifier = with_fresh_head(encoder, self.labels.classes, config.is_multi_label)
         return AugmentedClassifier(classifier, config.mask_level_db, config.freeze_encoder)
 
@@ -129,7 +130,7 @@ class Classification:
         return model.classifier
 
     def copy_of_state(self, state: Mapping[str, Tensor]) -> AugmentedClassifier:
-        """The model that a state dict holds, on the CPU, in evaluation mode."""
+        """The model that a state dict on the CPU holds, its tensors and all, in evaluation mode."""
         return classifier_of_state(
             state, self.encoder_config, self.labels.classes, self.config.is_multi_label
         )
@@ -145,6 +146,17 @@ class Classification:
     def load(self, path: Path) -> Classifier:
         """Read a classifier."""
         return load_classifier(path)
+
+    def validated(self, result: Classifier) -> AugmentedClassifier:
+        """A classifier behind its front end."""
+        return AugmentedClassifier(result)
+
+    def farewell(self, source: str, run_dir: Path) -> str:
+        """Both uses of the folder."""
+        return (
+            f"The run's classifier (from {source}) is a tagger, hear-dasheng tag FILES --model {run_dir}, "
+            "and its encoder a HEAR checkpoint"
+        )
 
     def draw(self, model: nn.Module, batch: Batch, title: str, path: Path) -> None:
         """Nothing: there is no picture of a classifier's clips."""

@@ -10,12 +10,25 @@ from typing import Any
 
 from pretrain.reading.clip_labels import ClipLabels
 from pretrain.reading.count_crops import count_crops
-from pretrain.reading.sources import parse_sources
+from pretrain.reading.sources import Source, parse_sources
 from pretrain.shards import Batch, CropBatches, NoUsableAudio
 from pretrain.training.config import RunConfig
 from pretrain.training.processes import Processes
+from pretrain.training.read_config import ConfigError
 
 logger = logging.getLogger(__name__)
+
+
+def configured_sources(config: RunConfig, key: str) -> list[Source]:
+    """The shards of `train_data` or `cv_data`.
+
+    Raises:
+        ConfigError: an entry of another form, or a local shard that does not exist.
+    """
+    try:
+        return parse_sources(getattr(config, key))
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 class TrainingData:
@@ -26,13 +39,22 @@ class TrainingData:
         processes: of the run.
         is_for_gpu: give batches in page-locked memory.
         labels: what to read beside the clips, if anything.
+
+    Raises:
+        ConfigError: the data cannot be read so.
     """
 
     def __init__(
         self, config: RunConfig, processes: Processes, is_for_gpu: bool, labels: ClipLabels | None = None
     ) -> None:
         self.config, self.processes = config, processes
-        self.sources = parse_sources(config.train_data)
+        self.labels = labels
+        self.sources = configured_sources(config, "train_data")
+        if not config.resampled and any(source.weight != 1 for source in self.sources):
+            raise ConfigError(
+                "train_data has weights, but with `resampled: false` every crop is given once; "
+                "leave them out, or set `resampled: true` and an epoch_length"
+            )
         self.batches = CropBatches(
             self.sources,
             batch_size=config.batch_size,
@@ -55,7 +77,7 @@ class TrainingData:
         return sum(len(source.urls) for source in self.sources)
 
     def planned_iterations(self) -> int:
-        """Of the whole run; where an epoch is one pass, as many as the files' headers promise."""
+        """Of the whole run; where an epoch is one pass, as headers promise and `balanced` repeats."""
         config = self.config
         if config.epoch_length is not None:
             return config.epochs * config.epoch_length
@@ -64,6 +86,7 @@ class TrainingData:
             urls[self.processes.rank :: self.processes.count],
             config.chunk_samples,
             config.sample_rate,
+            clip_labels=self.labels,
             shows_progress=self.processes.rank == 0,
         )
         (crops,) = self.processes.sums([own_crops])
@@ -102,9 +125,11 @@ class TrainingData:
         """
         self._clips_of_pass += clips
         if not self._clips_of_pass:
-            raise NoUsableAudio(
-                f"not one clip of train_data {self.config.train_data} could be used; left out: "
-                f"{self.skipped() or 'nothing, the shards are empty'}"
+            left_out = self.skipped() or "nothing, the shards are empty"
+            self.processes.raise_first(
+                NoUsableAudio(
+                    f"not one clip of train_data {self.config.train_data} could be used; left out: {left_out}"
+                )
             )
 
     def position(self) -> Any:

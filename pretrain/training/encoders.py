@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -44,19 +45,33 @@ def publish(source: Path, run_dir: Path) -> None:
                 shutil.copyfile(source / name, partial)
 
 
-def is_among_best(best: list[list], score: float, name: str, n_saved: int) -> bool:
+def is_among_best(best: list[list], score: float, name: str, n_saved: int, loss: float | None = None) -> bool:
     """Enter a score into the list of the best, highest first; True if it stays there.
 
+    Of equal scores the one with the lower validation loss comes first, then the earlier one.
     The encoders that it pushes out are removed by `remove_others`, once the list is saved.
+
+    Args:
+        best: [score, name, validation loss] of each; changed in place.
+        score: higher is better.
+        name: in the alphabet's order if in time's.
+        n_saved: how many stay.
+        loss: at validation; None if there was none.
     """
-    entered = [*(entry for entry in best if entry[1] != name), [score, name]]
-    best[:] = sorted(entered, key=lambda entry: -entry[0])[:n_saved]
+    entered = [*(entry for entry in best if entry[1] != name), [score, name, loss]]
+    best[:] = sorted(entered, key=_rank)[:n_saved]
     return any(entry[1] == name for entry in best)
+
+
+def _rank(entry: list) -> tuple[float, float, str]:
+    score, name, *losses = entry  # states of before there were losses have none
+    loss = losses[0] if losses and losses[0] is not None else math.inf
+    return -score, loss, name
 
 
 def remove_others(best: list[list], run_dir: Path) -> None:
     """Remove the encoders that are not among the best."""
-    kept = {name for _, name in best}
+    kept = {entry[1] for entry in best}
     for path in (run_dir / BEST).glob("*"):
         if path.name.removesuffix(".pt") not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

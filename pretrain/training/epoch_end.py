@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pretrain.reading.sources import parse_sources
 from pretrain.shards import CropBatches
 from pretrain.training import encoders
 from pretrain.training.config import SCORES
+from pretrain.training.data import configured_sources
 from pretrain.training.journal import Journal, read_metrics
 from pretrain.training.knn_probe import knn_accuracy, labelled_files
 from pretrain.training.objective import Objective
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 LAST, AVERAGED, EMA = "last", "averaged", "ema"
 PICTURES = "pictures"
+COMPILED = "_orig_mod."
+"""What torch.compile puts before the names of weights."""
 
 
 class EpochEnd:
@@ -47,7 +49,7 @@ class EpochEnd:
 
     def _validation_batches(self, batch_size: int, processes: Processes, n_workers: int) -> CropBatches:
         return CropBatches(
-            parse_sources(self.config.cv_data),
+            configured_sources(self.config, "cv_data"),
             batch_size=batch_size,
             chunk_samples=self.config.chunk_samples,
             sample_rate_hz=self.config.sample_rate,
@@ -79,11 +81,7 @@ class EpochEnd:
             if ema is not None:
                 self.objective.write(ema.module, self.run_dir / EMA)
             if scores:
-                shown = ", ".join(
-                    f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in scores.items()
-                )
-                logger.info("Epoch %d of %d: %s", progress.epoch, config.epochs, shown)
+                logger.info("Epoch %d of %d: %s", progress.epoch, config.epochs, _in_words(scores))
                 seconds = round(time.monotonic() - started, 2)
                 journal.write(progress.iteration, epoch=progress.epoch, validation_s=seconds, **scores)
             self._draw(copy, scores, progress)
@@ -94,7 +92,8 @@ class EpochEnd:
         state = self.accelerator.get_state_dict(model)
         if not self.accelerator.is_main_process:
             return None
-        return self.objective.copy_of_state(state)
+        weights = {name.removeprefix(COMPILED): value.detach().cpu() for name, value in state.items()}
+        return self.objective.copy_of_state(weights)
 
     def _keep_if_among_the_best(
         self, result: nn.Module, scores: Mapping[str, float], progress: Progress
@@ -103,7 +102,7 @@ class EpochEnd:
         score = scores.get(SCORES[name])
         epoch = f"epoch_{progress.epoch:04d}"
         if score is None or not encoders.is_among_best(
-            progress.best, sign * score, epoch, self.config.n_saved
+            progress.best, sign * score, epoch, self.config.n_saved, scores.get("valid_loss")
         ):
             return
         self.objective.write(result, self.run_dir / encoders.BEST / epoch)
@@ -130,17 +129,46 @@ class EpochEnd:
         )
         self.objective.draw(model, batch, title, folder / f"epoch_{progress.epoch:04d}.png")
 
-    def finish(self, progress: Progress) -> None:
-        """Average the best weights, and make that average the run's own."""
-        if not self.accelerator.is_main_process:
-            return
-        folders = [self.run_dir / encoders.BEST / name for _, name in progress.best]
-        chosen = self.run_dir / LAST
-        if folders:
-            chosen = folders[0]
-            if self.config.average_final_model:
-                chosen = self.run_dir / AVERAGED
+    def finish(self, progress: Progress, journal: Journal) -> None:
+        """Average the best weights, make that average the run's own, and validate it."""
+        best = self.processes.gathered(progress.best)[0]  # the first process alone chooses
+        folders = [self.run_dir / encoders.BEST / entry[1] for entry in best]
+        is_average = bool(folders) and self.config.average_final_model
+        chosen = folders[0] if folders else self.run_dir / LAST
+        if is_average:
+            chosen = self.run_dir / AVERAGED
+        if self.accelerator.is_main_process:
+            if is_average:
                 self.objective.write(encoders.average(folders, self.objective.load), chosen)
                 logger.info("Averaged the %d best: %s", len(folders), ", ".join(f.name for f in folders))
-        encoders.publish(chosen, self.run_dir)
-        logger.info("Done. The run's encoder (from %s) is a HEAR checkpoint: %s", chosen.name, self.run_dir)
+            encoders.publish(chosen, self.run_dir)
+        self.accelerator.wait_for_everyone()
+        if is_average and len(folders) > 1:
+            self._validate_average(chosen, folders[0].name, progress, journal)
+        logger.info("Done. %s", self.objective.farewell(chosen.name, self.run_dir))
+
+    def _validate_average(self, average: Path, best: str, progress: Progress, journal: Journal) -> None:
+        """Tell how good an average of weights is, beside the best of those that went into it."""
+        model = self.objective.validated(self.objective.load(average))
+        if model is None:
+            return
+        model = model.to(self.accelerator.device)
+        scores = validate(model, self.objective, self.batches, self.accelerator, self.processes)
+        if not self.accelerator.is_main_process:
+            return
+        lines = read_metrics(self.run_dir)
+        alone = next(line for line in lines if "valid_loss" in line and f"epoch_{line['epoch']:04d}" == best)
+        names = [name for name in scores if name.startswith("valid_")]
+        logger.info("averaged: %s", _in_words({name: scores[name] for name in names}))
+        logger.info("%s, the best alone: %s", best, _in_words({name: alone[name] for name in names}))
+        values = {f"averaged_{name}": scores[name] for name in names}
+        at_end = (line for line in lines if line["iteration"] == progress.iteration)
+        if not any(values.keys() <= line.keys() for line in at_end):  # a complete run that was resumed
+            journal.write(progress.iteration, epoch=progress.epoch, **values)
+
+
+def _in_words(scores: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in scores.items()
+    )

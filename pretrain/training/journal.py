@@ -89,9 +89,8 @@ class Journal:
     def step(self, loss: float, lr: float, audio_s: float) -> None:
         """Move the bar on by an iteration, on `audio_s` seconds of audio."""
         iterations_per_s = self.bar.format_dict["rate"] or 0.0
-        audio_h_per_s = iterations_per_s * audio_s / 3600
-        speed = f"{audio_h_per_s:.3f} h" if audio_h_per_s >= 0.01 else f"{3600 * audio_h_per_s:.3g} s"
-        shown = f"loss {loss:.4f}, lr {lr:.2e}, {speed} of audio/s"
+        speed = iterations_per_s * audio_s
+        shown = f"loss {loss:.4f}, lr {lr:.2e}, {speed:,.{0 if speed >= 10 else 1}f} s of audio/s"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
 

@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from hear_dasheng import load_model
 from hear_dasheng.embed_files import scene_embeddings_of_files
+from pretrain.reading.tar_members import AUDIO_SUFFIXES
 from pretrain.training.read_config import ConfigError
 
 NEIGHBOURS = 10
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def labelled_files(folder: str | Path) -> list[tuple[Path, str]]:

@@ -15,7 +15,7 @@ from hear_dasheng.encoder import Encoder
 from pretrain.masked_autoencoder import MaskedAutoencoder, autoencoder_of_state, new_masked_autoencoder
 from pretrain.masking import Mask, fixed_mask, n_kept, random_mask
 from pretrain.shards import Batch
-from pretrain.training.build import encoder_config, new_encoder
+from pretrain.training.build import EncoderStart
 from pretrain.training.config import PretrainConfig
 from pretrain.training.encoders import write_encoder
 from pretrain.training.pictures import draw_reconstructions, reconstruct
@@ -27,7 +27,7 @@ class MaskedModelling:
     """See `Objective`. What is kept is the encoder.
 
     Raises:
-        ConfigError: the config's encoder is impossible.
+        ConfigError: the config's encoder is impossible, or `init_from` is another model or not there.
     """
 
     name = "pretraining"
@@ -37,16 +37,17 @@ class MaskedModelling:
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         self.picture_clips = config.picture_clips
-        self.encoder_config = encoder_config(config)
+        self._start = EncoderStart(config)
+        self.encoder_config = self._start.config
         self.n_tokens = self.encoder_config.n_tokens(config.chunk_samples)
 
     def new_model(self) -> MaskedAutoencoder:
         """The autoencoder with weights drawn from the config's seed, or its encoder's from `init_from`.
 
         Raises:
-            ConfigError: `init_from` is another model, or a crop does not fit it.
+            ConfigError: a crop does not fit the encoder.
         """
-        model = new_masked_autoencoder(new_encoder(self.config), self.config.size)
+        model = new_masked_autoencoder(self._start.new_encoder(), self.config.size)
         try:
             n_kept(self.n_tokens, self.config.mask_ratio)
         except ValueError as error:
@@ -92,7 +93,7 @@ class MaskedModelling:
         return model.encoder
 
     def copy_of_state(self, state: Mapping[str, Tensor]) -> MaskedAutoencoder:
-        """The autoencoder that a state dict holds, on the CPU, in evaluation mode."""
+        """The autoencoder that a state dict on the CPU holds, its tensors and all, in evaluation mode."""
         return autoencoder_of_state(state, self.encoder_config, self.config.size)
 
     def write(self, result: Encoder, path: Path) -> None:
@@ -102,6 +103,13 @@ class MaskedModelling:
     def load(self, path: Path) -> Encoder:
         """Read an encoder."""
         return load_encoder(path)
+
+    def validated(self, result: Encoder) -> None:
+        """Nothing: the decoders that went with the encoders are not kept."""
+
+    def farewell(self, source: str, run_dir: Path) -> str:
+        """The folder's use."""
+        return f"The run's encoder (from {source}) is a HEAR checkpoint: {run_dir}"
 
     def draw(self, model: MaskedAutoencoder, batch: Batch, title: str, path: Path) -> None:
         """The clips, what the encoder sees of them, and their reconstruction."""

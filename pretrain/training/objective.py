@@ -65,13 +65,19 @@ class Objective(Protocol):
         """What of the model is kept: its weights are averaged and written."""
 
     def copy_of_state(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """The model that a state dict holds, on the CPU, in evaluation mode."""
+        """The model that a state dict on the CPU holds, its tensors and all, in evaluation mode."""
 
     def write(self, result: nn.Module, path: Path) -> None:
         """Write what is kept as a folder, and beside it as `path`.pt, replacing older ones."""
 
     def load(self, path: Path) -> nn.Module:
         """Read what `write` has written."""
+
+    def validated(self, result: nn.Module) -> nn.Module | None:
+        """The model that `examine` takes, around what was kept; None if other parts of it are gone."""
+
+    def farewell(self, source: str, run_dir: Path) -> str:
+        """What the run has left in its folder, taken from `source` in it, and what it is good for."""
 
     def draw(self, model: nn.Module, batch: Batch, title: str, path: Path) -> None:
         """A PNG of what the model makes of `picture_clips` validation clips."""

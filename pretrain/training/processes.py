@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+Result = TypeVar("Result")
+KNOWN_TO_ALL = "is_known_to_all"
+
+
+def is_known_to_all(error: Exception) -> bool:
+    """Whether every process of a run has raised this error, so that one message is enough."""
+    return getattr(error, KNOWN_TO_ALL, False)
 
 
 class Processes:
@@ -54,6 +62,45 @@ class Processes:
         everyones = [None] * self.count
         dist.all_gather_object(everyones, own, group=self._channel)
         return everyones
+
+    def agreed(self, action: Callable[[], Result]) -> Result:
+        """Do something on each process; if it fails on one, its error is raised on all.
+
+        All must call this together, or others would wait forever for one that has failed.
+        """
+        result, own = None, None
+        try:
+            result = action()
+        except Exception as error:  # whatever it is, the others must not wait
+            if self.count == 1 or is_known_to_all(error):
+                raise
+            own = error
+        self.raise_first(own)
+        return result
+
+    def raise_first(self, own: Exception | None) -> None:
+        """Raise the error of the first process that has one, on all of them; all must call this."""
+        if self.count == 1:
+            if own is not None:
+                raise own
+            return
+        everyones = self.gathered(None if own is None else (type(own), str(own)))
+        first = next((told for told in everyones if told is not None), None)
+        if first is None:
+            return
+        kind, message = first
+        try:
+            error = kind(message)
+        except TypeError:  # it is made of more than a message
+            error = RuntimeError(f"{kind.__name__}: {message}")
+        setattr(error, KNOWN_TO_ALL, True)
+        raise error from own
+
+    def part(self) -> None:
+        """Wait for the others, and end what connects them; all must call this, and nothing after it."""
+        if self.count > 1:
+            self.sums([0])
+            dist.destroy_process_group()
 
 
 class StopRequest:

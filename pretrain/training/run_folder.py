@@ -18,8 +18,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -69,6 +69,40 @@ def latest_state(run_dir: Path) -> Path | None:
     return states[-1] if states else None
 
 
+@contextmanager
+def left_as_it_was(run_dir: Path) -> Iterator[Callable[[], None]]:
+    """Make a run's folder; if the start fails, remove what it has written.
+
+    Yields:
+        To be called when training begins: from then on everything stays.
+
+    Raises:
+        RunFolderError: the folder cannot be made.
+    """
+    made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        before = set(run_dir.iterdir())
+    except OSError as error:
+        raise RunFolderError(f"cannot write to the run folder {run_dir}: {error}; choose another") from error
+    has_begun = False
+
+    def begin() -> None:
+        nonlocal has_begun
+        has_begun = True
+
+    try:
+        yield begin
+    except BaseException:
+        if not has_begun:
+            for path in set(run_dir.iterdir()) - before:
+                _remove(path)
+            with suppress(OSError):  # others may have begun runs beside this one
+                for path in made:
+                    path.rmdir()
+        raise
+
+
 def remove_partial_files(run_dir: Path) -> None:
     """Clear away what a killed process was in the middle of writing."""
     for path in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"*/*{PARTIAL}")]:
@@ -100,4 +134,5 @@ def written_whole(path: Path) -> Iterator[Path]:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ class Progress:
         data_pass: how often the data were gone through (never, if they are resampled).
         audio_s: seconds of audio trained on, over all processes.
         trained_s: seconds that the run has taken, over all its sessions.
-        best: the kept encoders as [score, name], best first.
+        best: the kept encoders as [score, name, validation loss], best first.
         skipped: members and shards left out so far, by reason.
     """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hear_dasheng.precision import fp32_arithmetic
+from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import checkpoint_activations, new_moving_average
 from pretrain.training.data import TrainingData
 from pretrain.training.encoders import remove_others
@@ -58,6 +59,7 @@ class Trainer:
         )
         self.state = TrainingState(run_dir, accelerator, self.ema)
         self._unread: StepReport | None = None
+        self._last_step: dict[str, float] = {}
         self._unlogged = [0.0, 0.0]
         self._introduce(objective.description(bare_model))
 
@@ -84,6 +86,7 @@ class Trainer:
         progress = self.progress
         own = (self.state.load(progress) if resume else None) or {}
         self._unlogged = own.get("unlogged", self._unlogged)
+        self._last_step = own.get("last_step", self._last_step)
         self.data.open(progress.data_pass, own.get("position"), progress.skipped)
         self._started = time.monotonic() - progress.trained_s
         is_fp32 = self.accelerator.mixed_precision == "no"
@@ -99,7 +102,7 @@ class Trainer:
                         self.epoch_end.write_last(self.model)
                         logger.info("Stopped after %d iterations; --resume goes on", progress.iteration)
                         return False
-            self.epoch_end.finish(progress)
+                self.epoch_end.finish(progress, self.journal)
             return True
         finally:
             self.journal.close()
@@ -107,9 +110,17 @@ class Trainer:
     def _advance(self, stop: StopRequest) -> bool:
         """One iteration, with the end of the epoch if it is the last; True if a process was told to stop."""
         config, progress = self.config, self.progress
-        batches = self.data.take(config.gradient_accumulation)
+        batches, failure = [], None
+        try:
+            batches = self.data.take(config.gradient_accumulation)
+        except NoUsableAudio as error:  # the others are told, instead of waiting for this process
+            failure = error
         own_clips = sum(len(batch.keys) for batch in batches)
-        clips, stops = self.processes.sums([own_clips, stop.signal is not None])
+        clips, stops, failures = self.processes.sums(
+            [own_clips, stop.signal is not None, failure is not None]
+        )
+        if failures:
+            self.processes.raise_first(failure)
         self.data.count(clips)
         if clips:
             report = self.step(progress.iteration, batches, clips)
@@ -126,6 +137,9 @@ class Trainer:
             progress.data_pass += 1
             self.data.open(progress.data_pass)
             is_epoch_over = config.epoch_length is None
+            is_begun = progress.iteration > progress.epoch_start
+            if is_epoch_over and is_begun and progress.iteration % config.log_every:
+                self._log()
         if is_epoch_over:
             self._end_epoch()
         return stops > 0
@@ -136,20 +150,22 @@ class Trainer:
         if report is None:
             return
         loss_sum = report.loss_sum()
+        self._last_step = {"lr": report.lr}
+        if report.grad_norm is not None:
+            self._last_step["grad_norm"] = float(report.grad_norm)
         self._unlogged[0] += loss_sum
         self._unlogged[1] += report.clips
         audio_s = self.progress.audio_s / self.progress.iteration
         self.journal.step(loss_sum / max(report.clips, 1), report.lr, audio_s)
 
     def _log(self) -> None:
-        """Write a line of metrics, means since the line before."""
-        report = self._unread
+        """Write a line of metrics, the mean loss since the line before and what the last step had."""
         self._read()
         total, clips = self.processes.sums(self._unlogged)
         self._unlogged = [0.0, 0.0]
-        values = {"loss": total / clips, "lr": report.lr, "epoch": self.progress.epoch}
-        if report.grad_norm is not None:
-            values["grad_norm"] = float(report.grad_norm)
+        if not clips:  # resumed after the last step, by other processes, which know no loss
+            return
+        values = {"loss": total / clips, "epoch": self.progress.epoch} | self._last_step
         hours = self.progress.audio_s / 3600
         skipped = self.data.skipped()
         self.journal.write(self.progress.iteration, **values, audio_h=round(hours, 4), skipped=skipped)
@@ -169,6 +185,7 @@ class Trainer:
         """Write the state, then let go of encoders that are no longer among the best."""
         self._read()
         self.progress.trained_s = time.monotonic() - self._started
-        self.state.save(self.progress, {"position": self.data.position(), "unlogged": self._unlogged})
+        own = {"position": self.data.position(), "unlogged": self._unlogged, "last_step": self._last_step}
+        self.state.save(self.progress, own)
         if self.accelerator.is_main_process:
             remove_others(self.progress.best, self.run_dir)

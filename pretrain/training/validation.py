@@ -14,10 +14,21 @@ from pretrain.training.processes import Processes
 
 
 def in_step(batches: Iterator[Batch], processes: Processes) -> Iterator[Batch | None]:
-    """A process's batches; None for as long as other processes still have some."""
-    for _ in iter(int, 1):
-        batch = next(batches, None)
-        if not processes.sums([batch is not None])[0]:
+    """A process's batches; None for as long as other processes still have some.
+
+    Raises:
+        NoUsableAudio: those of one process cannot be used; raised on all.
+    """
+    while True:
+        batch, failure = None, None
+        try:
+            batch = next(batches, None)
+        except NoUsableAudio as error:
+            failure = error
+        n_batches, n_failures = processes.sums([batch is not None, failure is not None])
+        if n_failures:
+            processes.raise_first(failure)
+        if not n_batches:
             return
         yield batch
 
@@ -46,7 +57,6 @@ def validate(
             own_clips += len(batch.keys)
     model.train()
     if not processes.sums([own_clips])[0]:
-        raise NoUsableAudio(
-            f"not one clip of cv_data {objective.config.cv_data} could be used: {dict(batches.skipped_total)}"
-        )
+        found = f"{objective.config.cv_data} could be used: {dict(batches.skipped_total)}"
+        processes.raise_first(NoUsableAudio(f"not one clip of cv_data {found}"))
     return objective.scores(notes, processes)
