@@ -104,6 +104,11 @@ def knn_provenance(row: KnnRow) -> dict[str, Any]:
     commands: dict[str, list[str]] = {}
     packages: dict[str, set[str]] = {}
     files = [(column.heading, cell.result.file) for column, cell in row.cells.items() if cell.result]
+    own = {
+        column.heading: cell.result.file["data"]
+        for column, cell in row.cells.items()
+        if cell.result and column.is_own
+    }
     for heading, file in files:
         for package, version in file.get("versions", {}).items():
             packages.setdefault(package, set()).add(version)
@@ -118,6 +123,7 @@ def knn_provenance(row: KnnRow) -> dict[str, Any]:
             "Weights (SHA-256)": identity.get("checkpoint") or "not recorded, or the module's default",
             "Options": json.dumps(options) if options else "none",
             "Classifier": row.protocol,
+            **{f"{heading}: clips below": data for heading, data in own.items()},
             "Versions": _versions(packages),
         },
         "commands": commands,
