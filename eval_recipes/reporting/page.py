@@ -35,6 +35,7 @@ def page(report: Report) -> str:
     )
     environment.filters["breakable"] = breakable
     radar = charts.radar(report.columns, report.rows)
+    bars = charts.task_bars(report.columns, report.rows)
     script = _template("page.js")
     return environment.get_template("page.html").render(
         style=Markup(_template("page.css")),
@@ -52,7 +53,9 @@ def page(report: Report) -> str:
         sources=report.sources,
         radar=svg_radar(radar) if radar else None,
         domain_bars=charts.domain_bars(report.domains) if report.domains else [],
-        task_bars=charts.task_bars(report.columns, report.rows),
+        task_bars=bars,
+        whiskers_over=charts.whiskers_over(bars),
+        is_whisker_cut=any(bar.whisker and any(bar.whisker.is_cut) for group in bars for bar in group.bars),
         provenance=[provenance(column) for column in report.columns if column.origin]
         + [knn_provenance(row) for row in (report.knn.rows if report.knn else []) if row.kind == MEASURED],
         marker=marker,
