@@ -15,25 +15,32 @@ tuned. So the paper's numbers beside ours are for orientation.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from tqdm import tqdm
 
 from eval_recipes import provenance
-from eval_recipes.datasets.catalogue import OWN, READERS, published_datasets, read_dataset
-from eval_recipes.datasets.clips import ClipList, DatasetProblem
-from eval_recipes.embedding.clips import ClipProblem, scene_embeddings
-from eval_recipes.embedding.module import HearModule, ModuleProblem, load_module
-from eval_recipes.neighbours.classify import Choices, classify
+from eval_recipes.datasets.catalogue import (
+    OWN,
+    READERS,
+    folder_name,
+    own_identity,
+    published_datasets,
+    read_dataset,
+)
+from eval_recipes.datasets.clips import ClipList, DatasetProblem, Faults
+from eval_recipes.embedding.clips import ClipProblem
+from eval_recipes.embedding.module import ModuleProblem
+from eval_recipes.neighbours.classify import Choices, check_k, classify, outvoted
 from eval_recipes.neighbours.distances import METRICS
+from eval_recipes.neighbours.embedded_clips import Embedder, embedded_clips, model_folder
+from eval_recipes.neighbours.embedded_parts import StoredProblem
 from eval_recipes.neighbours.result_files import result_of, write_results
-from eval_recipes.neighbours.stored_embeddings import Batches, StoredProblem, stored_embeddings
 from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
 from eval_recipes.official import parse_options
 
@@ -48,7 +55,13 @@ PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
     "--data",
     required=True,
     type=click.Path(exists=True, path_type=Path),
-    help="The data set's folder; of `list` the CSV or TSV file.",
+    help="The data set's folder; of `folder` that of the classes' folders; of `list` the CSV or TSV table.",
+)
+@click.option(
+    "--name",
+    "own_name",
+    metavar="NAME",
+    help="Of your own data, in folders and reports [default: from --data, with a hash of its path].",
 )
 @click.option("--k", default=10, show_default=True, type=click.IntRange(1), help="Neighbours that vote.")
 @click.option("--weights", default="uniform", show_default=True, type=click.Choice(WEIGHTS))
@@ -64,13 +77,16 @@ PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 @click.option("--model-options", default="{}", help="JSON options for load_model.")
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 @click.option("--allow-incomplete", is_flag=True, help="Go on with what is there of the data set; say so.")
-@click.option("--label-column", default="label", show_default=True, help="Of a list.")
-@click.option("--redo", is_flag=True, help="Embed anew.")
+@click.option("--label-column", default="label", show_default=True, help="Of a list: the column of classes.")
+@click.option(
+    "--redo", is_flag=True, help="Embed all clips anew (to go on with a stopped run, leave it out)."
+)
 def knn(
     module: str,
     model: str | None,
     name: str,
     data: Path,
+    own_name: str | None,
     out: Path,
     model_options: str,
     device: str,
@@ -79,61 +95,62 @@ def knn(
     redo: bool,
     **choices: Any,
 ) -> None:
-    """Classify a data set by nearest neighbours among MODULE's embeddings, without training."""
-    chosen = Choices(**choices)
-    options = parse_options(model_options)
+    """Classify a data set by nearest neighbours among MODULE's embeddings, without training.
+
+    \b
+    --dataset folder   <class>/*.wav, or train/<class>/*.wav and test/<class>/*.wav
+    --dataset list     a table with a header, separated by commas (.csv) or tabs (.tsv):
+      filename         or file, path, fname: relative to the table, or absolute
+      label            the class; --label-column takes another column
+      split            if there is one: train, test; valid is left out
+      fold             if there is one, and no split: each fold is asked for among the others
+    With neither, each clip is asked for among all others.
+    """
+    chosen, started = Choices(**choices), time.monotonic()
+    embedder = Embedder(module, model, parse_options(model_options), device)
     if not chosen.temperature > 0:
         raise click.BadParameter(f"--temperature is {chosen.temperature}; it must be above 0")
     _check_device(device)
+    with _said_plainly(out):
+        identity = embedder.identity() | own_identity(name, data)
+        folder = out / model_folder(identity) / folder_name(name, data, own_name)
+
+        def read(faults: Faults) -> ClipList:
+            return read_dataset(name, data, allow_incomplete, label_column, own_name, faults)
+
+        def check(dataset: ClipList) -> None:
+            check_k(dataset, chosen.k)
+            _say_what_it_is(dataset)
+
+        dataset, embeddings = embedded_clips(
+            read, folder, embedder, identity, redo=redo, tell=click.echo, check=check
+        )
+        try:
+            found = classify(dataset, embeddings, chosen, device=device, progress=True)
+        except ValueError as problem:
+            raise click.ClickException(f"{dataset.name}: {problem}") from problem
+        result = result_of(dataset, _title(name, dataset, label_column), found)
+        result["warning"] = outvoted(dataset, chosen.k)
+        result["identity"] = identity | {"labels": dataset.labels_hash()} | chosen.identity()
+        result |= provenance.circumstances(time.monotonic() - started)
+        click.echo(summary(result))
+        if result["warning"]:
+            click.echo(f"  {result['warning']}", err=True)
+        click.echo(str(write_results(folder, chosen, dataset, result, found)))
+
+
+@contextmanager
+def _said_plainly(out: Path) -> Iterator[None]:
+    """Problems of the data, the module or the disk in a line, without a traceback."""
     try:
-        dataset = read_dataset(name, data, allow_incomplete, label_column)
-        _say_what_it_is(dataset)
-        started = time.monotonic()
-        identity = embedding_identity(module, model, options, dataset)
-        folder = out / _folder_name(identity) / dataset.name
-
-        def embed(paths: list[Path]) -> Batches:
-            return _embed(load_module(module, model, options, device), paths)
-
-        embeddings = stored_embeddings(folder, dataset.paths, embed, identity, redo=redo, tell=click.echo)
-        found = classify(dataset, embeddings, chosen, device=device, progress=True)
+        yield
     except PROBLEMS as problem:
         raise click.ClickException(str(problem)) from problem
-    except ValueError as problem:
-        raise click.ClickException(f"{dataset.name}: {problem}") from problem
-    result = result_of(dataset, _title(name, dataset), found)
-    result["identity"] = identity | {"labels": dataset.labels_hash()} | chosen.identity()
-    result |= provenance.circumstances(time.monotonic() - started)
-    click.echo(summary(result))
-    click.echo(str(write_results(folder, chosen, dataset, result, found)))
-
-
-def embedding_identity(
-    module: str, model: str | None, options: dict[str, Any], dataset: ClipList
-) -> dict[str, Any]:
-    """What embeddings are made from; of the files their names and sizes count."""
-    return {
-        "module": module,
-        "checkpoint": provenance.checkpoint_identity(model)["sha256"],
-        "options": options,
-        "files": dataset.files_hash(),
-    }
-
-
-def _folder_name(identity: dict[str, Any]) -> str:
-    """The module's name, with the first digits of its weights' and options' hashes."""
-    parts = [identity["module"], identity["checkpoint"][:8]]
-    if identity["options"]:
-        written = json.dumps(identity["options"], sort_keys=True)
-        parts.append(f"options-{hashlib.sha256(written.encode()).hexdigest()[:8]}")
-    return "-".join(part for part in parts if part)
-
-
-def _embed(module: HearModule, paths: list[Path]) -> Batches:
-    with tqdm(total=len(paths), unit=" clips", desc="embedding", disable=None) as bar:
-        for indices, vectors in scene_embeddings(module, paths):
-            yield indices, vectors
-            bar.update(len(indices))
+    except OSError as problem:
+        raise click.ClickException(
+            f"{problem.filename or out} cannot be read or written: {problem.strerror or problem}. Mend that "
+            "(permissions, space on the disk) and give the same command again; what is embedded is kept"
+        ) from problem
 
 
 def _say_what_it_is(dataset: ClipList) -> None:
@@ -147,8 +164,12 @@ def _say_what_it_is(dataset: ClipList) -> None:
         click.echo(f"  not the whole data set: {deviation}", err=True)
 
 
-def _title(name: str, dataset: ClipList) -> str:
-    return published_datasets()[name].title if name in published_datasets() else dataset.name
+def _title(name: str, dataset: ClipList, label_column: str) -> str:
+    if name in OWN:
+        return (
+            dataset.name if label_column == "label" or name != "list" else f"{dataset.name}: {label_column}"
+        )
+    return published_datasets()[name].title
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -159,6 +180,7 @@ def summary(result: dict[str, Any]) -> str:
     marked = ", of an incomplete data set" if result["deviations"] else ""
     return (
         f"accuracy {100 * result['accuracy']:.1f} %{over} (95 % interval {low:.1f} to {high:.1f}), "
+        f"chance {100 * result['chance']['most_frequent_class']:.1f} % (always the most frequent class), "
         f"{result['n_clips']} clips, {result['protocol']}{marked}"
     )
 

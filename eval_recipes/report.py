@@ -71,12 +71,12 @@ def _read(
             f"{len(labels)} labels for {len(folders)} folders; give one --label for each, in order, or none"
         )
     found: dict[tuple[Path, str], TaskResult] = {}
-    neighbours: dict[tuple[Path, str, str], KnnResult] = {}
+    neighbours: dict[Path, KnnResult] = {}
     unscored: dict[Path, None] = {}
     names: dict[Path, str] = {}
     for number, folder in enumerate(folders):
         near = read_knn_folder(folder)
-        neighbours.update({(*its.origin, its.file["dataset"]): its for its in near})
+        neighbours.update({its.path: its for its in near})
         results, without = ([], []) if near and not _holds_tasks(folder) else read_embedding_folder(folder)
         found.update({(result.origin.folder, result.task): result for result in results})
         unscored.update(dict.fromkeys(task.resolve() for task in without))
@@ -86,8 +86,7 @@ def _read(
             names.update(dict.fromkeys(parents, labels[number]))
     if not found and not neighbours:
         raise click.ClickException(
-            f"nothing in {', '.join(map(str, folders))} is scored yet; "
-            "`hear-dasheng heareval predictions` scores embeddings"
+            f"nothing in {', '.join(map(str, folders))} is scored yet; `hear-dasheng score` scores embeddings"
         )
     return list(found.values()), list(unscored), list(neighbours.values()), names
 

@@ -56,12 +56,20 @@ def test_what_is_missing_is_listed(tmp_path):
     with pytest.raises(DatasetProblem) as caught:
         read_dataset("esc50", root)
     message = str(caught.value)
-    assert "it lists 2000 clips, 2 missing, first: audio/3-0-A-0.wav" in message
+    assert "it lists 2000 clips, 2 missing: audio/3-0-A-0.wav, audio/5-1000-A-1.wav" in message
     assert "fold 3 has 399 clips here, the publisher's 400" in message
     assert "--allow-incomplete" in message
     found = read_dataset("esc50", root, allow_incomplete=True)
     assert len(found.clips) == 1998
     assert len(found.deviations) == 3
+    assert found.left_out == dict.fromkeys(("audio/3-0-A-0.wav", "audio/5-1000-A-1.wav"), "missing")
+    for take in range(2, 8):
+        for fold in (1, 2):
+            (root / f"audio/{fold}-{take}-A-0.wav").unlink()
+    found = read_dataset("esc50", root, allow_incomplete=True)
+    assert "14 missing: audio/1-2-A-0.wav" in found.deviations[0]
+    assert found.deviations[0].endswith(" and 4 more")
+    assert len(found.left_out) == 14
 
 
 def test_a_part_without_any_clip_is_never_gone_on_without(tmp_path):
@@ -84,7 +92,7 @@ def test_the_whole_of_ravdess_in_folds_of_actors(tmp_path):
     (clip,) = [clip for clip in found.clips if clip.path.endswith("03-01-06-01-02-01-12.wav")]
     assert clip.label == "fearful"
     (found.folder / "Actor_07/03-01-01-01-01-01-07.wav").unlink()
-    with pytest.raises(DatasetProblem, match="1440 clips, 1 missing, first: Actor_07/03-01-01-01-01-01-07"):
+    with pytest.raises(DatasetProblem, match="1440 clips, 1 missing: Actor_07/03-01-01-01-01-01-07"):
         read_dataset("ravdess_speech", found.folder)
 
 
@@ -160,48 +168,25 @@ def test_damaged_lists_are_named(tmp_path):
         read_dataset("voxceleb1", root)
 
 
-def test_a_folder_per_class(tmp_path):
-    layouts.touch(tmp_path / "mine", ["dog/a.wav", "dog/deep/b.flac", "cat/c.MP3", "cat/.d.wav", "cat/e.txt"])
-    found = read_dataset("folder", tmp_path / "mine")
-    assert found.name == "mine"
-    assert [(clip.path, clip.label, clip.part) for clip in found.clips] == [
-        ("cat/c.MP3", "cat", ""),
-        ("dog/a.wav", "dog", ""),
-        ("dog/deep/b.flac", "dog", ""),
-    ]
-    layouts.touch(tmp_path / "split", ["train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav"])
-    assert parts_of(read_dataset("folder", tmp_path / "split")) == {"test": 1, "train": 2}
-    layouts.touch(tmp_path / "half", ["train/dog/a.wav", "train/cat/b.wav"])
-    with pytest.raises(DatasetProblem, match="holds train but no test"):
-        read_dataset("folder", tmp_path / "half")
-    with pytest.raises(DatasetProblem, match="1 clips of 1 classes; two are needed"):
-        read_dataset("folder", tmp_path / "mine/dog")
+def test_lists_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    root = layouts.speech_commands(tmp_path / "s")
+    (root / "testing_list.txt").write_bytes(b"bed/dd\xff.wav\n")
+    with pytest.raises(DatasetProblem, match=r"testing_list.txt is not in UTF-8: at byte 6 it holds 0xff"):
+        read_dataset("speech_commands_v1", root)
+    root = layouts.esc50(tmp_path / "e", classes=2)
+    table = root / "meta/esc50.csv"
+    table.write_bytes(table.read_bytes() + b"\xe9")
+    with pytest.raises(DatasetProblem, match=r"esc50.csv is not in UTF-8: .* 0xe9; unpack the data set anew"):
+        read_dataset("esc50", root)
 
+    def broken(*arguments, **options):
+        raise OSError(5, "Input/output error")
 
-def test_tables(tmp_path):
-    layouts.touch(tmp_path, ["x/a.wav", "x/b.wav", "x/c.wav"])
-    table = tmp_path / "mine.tsv"
-    table.write_text("filename\tlabel\tsplit\nx/a.wav\tone\ttrain\nx/b.wav\ttwo\tTest\nx/c.wav\ttwo\tvalid\n")
-    assert parts_of(read_dataset("list", table)) == {"train": 1, "test": 1}
-    folds = tmp_path / "folds.csv"
-    folds.write_text(f"fold,kind,path\n1,one,x/a.wav\n2,two,{tmp_path}/x/b.wav\n")
-    found = read_dataset("list", folds, label_column="kind")
-    assert found.parts == ["1", "2"]
-    assert all(path.is_file() for path in found.paths)
-    with pytest.raises(DatasetProblem, match="no column 'label'; it has: fold, kind, path"):
-        read_dataset("list", folds)
-    table.write_text("filename\tlabel\tsplit\nx/a.wav\tone\tsome\nx/b.wav\ttwo\ttest\n")
-    with pytest.raises(DatasetProblem, match="row 2: split is 'some'; it can be train"):
-        read_dataset("list", table)
-    table.write_text("filename\tlabel\nx/a.wav\tone\nx/a.wav\ttwo\n")
-    with pytest.raises(DatasetProblem, match=r"lists 'x/a.wav' 2 times"):
-        read_dataset("list", table)
-    table.write_text("filename\tlabel\nx/a.wav\tone\nx/b.wav\t\n")
-    with pytest.raises(DatasetProblem, match="row 3: 'label' is empty"):
-        read_dataset("list", table)
-    table.write_text("filename\tlabel\nx/a.wav\tone\nx/gone.wav\ttwo\n")
-    with pytest.raises(DatasetProblem, match="it lists 2 clips, 1 missing, first: x/gone.wav"):
-        read_dataset("list", table)
+    for name, what in (("esc50", "open"), ("folder", "iterdir")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, what, broken)
+            with pytest.raises(DatasetProblem, match="cannot be read: Input/output error; look at its perm"):
+                read_dataset(name, root)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
@@ -213,14 +198,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(tmp_path):
         read_dataset("list", tmp_path)
 
 
-def test_hashes_tell_files_and_labels_apart(tmp_path):
-    root = tmp_path / "mine"
-    layouts.touch(root, ["dog/a.wav", "cat/b.wav"])
-    found = read_dataset("folder", root)
-    files, labels = found.files_hash(), found.labels_hash()
-    (root / "dog/a.wav").write_bytes(b"longer")
-    longer = read_dataset("folder", root)
-    assert longer.files_hash() != files
-    assert longer.labels_hash() == labels
-    (root / "dog").rename(root / "wolf")
-    assert read_dataset("folder", root).labels_hash() != labels
+def test_what_is_a_publishers_is_known(tmp_path):
+    assert read_dataset("esc50", layouts.esc50(tmp_path / "esc50")).is_published
+    layouts.touch(tmp_path / "own/esc50", ["dog/a.wav", "cat/b.wav"])
+    assert not read_dataset("folder", tmp_path / "own/esc50").is_published

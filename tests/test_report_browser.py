@@ -115,6 +115,41 @@ def test_the_legend_hides_lines(browse, page):
     assert probe(browse, page, HIDDEN) == [True, False, True]
 
 
+LOOKS = """(() => {
+  const styles = Array.from(document.querySelectorAll(".track .whisker")).map((line) => {
+    const own = getComputedStyle(line);
+    return [line.classList[1], own.backgroundImage.split("(")[0], own.borderLeftWidth, own.borderRightWidth];
+  });
+  const tracks = Array.from(document.querySelectorAll(".track"));
+  const over = tracks.filter((track) => {
+    const [line, value] = [track.querySelector(".whisker"), track.nextElementSibling];
+    const number = document.createRange();
+    number.selectNodeContents(value);
+    return line && line.getBoundingClientRect().right > number.getBoundingClientRect().left;
+  });
+  return [[...new Set(styles.map((one) => one.join(" ")))].sort(), over.length];
+})()"""
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_lines_over_folds_and_seeds_look_different_and_cover_no_number(browse, page, width):
+    styles, n_covering = probe(browse, page, LOOKS, f"--window-size={width},900")
+    assert styles == ["folds repeating-linear-gradient 2px 2px", "seeds linear-gradient 2px 2px"]
+    assert n_covering == 0
+
+
+CAPTIONS = """Array.from(document.querySelectorAll("table")).map((table) => {
+  const caption = document.getElementById(table.getAttribute("aria-labelledby"));
+  const [box, scroll] = [caption, table.parentElement].map((one) => one.getBoundingClientRect());
+  return box.bottom <= scroll.top && !caption.closest(".scroll") && box.right <= innerWidth;
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_captions_stand_above_what_scrolls(browse, page, width):
+    assert probe(browse, page, CAPTIONS, f"--window-size={width},900") == [True, True]
+
+
 LAYOUT = """(() => ({
   width: innerWidth,
   page: document.documentElement.scrollWidth,

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from report_cases import scored_benchmark, scored_task
 
 from eval_recipes.report import build_report, report_files
-from eval_recipes.reporting.charts import MIN_AXES, RadarLine, look, radar
+from eval_recipes.reporting.charts import (
+    LEAST,
+    MIN_AXES,
+    MOST,
+    RadarLine,
+    look,
+    radar,
+    task_bars,
+    whiskers_over,
+)
 from eval_recipes.reporting.pictures import PALETTE
 from eval_recipes.reporting.radar_svg import LINE_CHARACTERS, MOST_LINES, RIM, svg_radar, title_lines
 
@@ -57,6 +66,48 @@ def test_the_best_score_lies_on_the_rim(full_report):
         assert math.hypot(*axis.place(RIM)) == pytest.approx(RIM)
     assert svg_radar(drawn).axes[0].end == ("0.0", "-165.0")
     assert drawn.lines[1].shares[1] is None
+
+
+def bars_of(tmp_path, folds, **options):
+    scored_task(tmp_path / "model/esc50-v2.0.0-full", "top1_acc", folds, **options)
+    report = build_report([tmp_path / "model"], with_paper=False)
+    return task_bars(report.columns, report.rows), report_files(report)
+
+
+def test_a_line_over_a_bar_says_what_it_is_over(tmp_path):
+    groups, files = bars_of(tmp_path / "folds", [0.5, 0.7])
+    (bar,) = groups[0].bars
+    half = 10 * 2**0.5
+    assert (bar.whisker.start, bar.whisker.end) == pytest.approx((60 - half, 60 + half))
+    assert (bar.whisker.over, bar.whisker.is_cut) == ("folds", (False, False))
+    assert bar.spread == "± 14.1 over 2 folds"
+    assert whiskers_over(groups) == ["folds"]
+    page = files["index.html"].decode()
+    assert "dashed over folds" in page
+    assert "unbroken over seeds" not in page
+    assert f'title="{bar.spread}"' in page
+    groups, files = bars_of(tmp_path / "seeds", [0.5, 0.7], seeds_std=0.03)
+    (bar,) = groups[0].bars
+    assert (bar.whisker.start, bar.whisker.end, bar.whisker.over) == pytest.approx((57, 63, "seeds"))
+    assert bar.spread == "± 14.1 over 2 folds, ± 3.0 over 3 seeds"
+    assert "unbroken over seeds" in files["index.html"].decode()
+    assert "dashed over folds" not in files["index.html"].decode()
+    groups, files = bars_of(tmp_path / "neither", [0.5])
+    assert groups[0].bars[0].whisker is None
+    assert "standard deviation to either side" not in files["index.html"].decode()
+
+
+def test_a_line_runs_beyond_the_ends_of_the_scale_as_far_as_there_is_room(tmp_path):
+    for name, score, std, expected, cut in (
+        ("high", 0.99, 0.05, (94, 104), (False, False)),
+        ("higher", 0.99, 0.2, (79, MOST), (False, True)),
+        ("low", 0.01, 0.2, (LEAST, 21), (True, False)),
+    ):
+        groups, files = bars_of(tmp_path / name, [score], seeds_std=std)
+        whisker = groups[0].bars[0].whisker
+        assert (whisker.start, whisker.end) == pytest.approx(expected)
+        assert whisker.is_cut == cut
+        assert ("would lie farther out" in files["index.html"].decode()) == any(cut)
 
 
 def test_two_tasks_make_no_radar(tmp_path):

@@ -97,7 +97,9 @@ def test_the_page_needs_nothing_else(page, files):
 
 
 def test_tables_and_figures_can_be_heard(page):
-    assert len(page.all("table")) == len(page.all("caption")) == 2
+    captions = {attributes["id"] for attributes in page.all("p") if attributes.get("class") == "caption"}
+    assert len(captions) == 2
+    assert {table["aria-labelledby"] for table in page.all("table")} == captions
     assert all("scope" in attributes for attributes in page.all("th"))
     regions = [attributes for attributes in page.all("div") if attributes.get("role") == "region"]
     assert len(regions) == 2

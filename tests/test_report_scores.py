@@ -195,7 +195,7 @@ def test_a_damaged_score_file_is_named_with_the_remedy(tmp_path, content):
 def test_nothing_scored_is_an_error(tmp_path):
     (tmp_path / ESC50).mkdir()
     (tmp_path / ESC50 / "task_metadata.json").write_text('{"evaluation": ["top1_acc"]}')
-    with pytest.raises(click.ClickException, match="nothing in .* is scored yet; .*heareval predictions"):
+    with pytest.raises(click.ClickException, match="nothing in .* is scored yet; .*hear-dasheng score"):
         build_report([tmp_path])
 
 

@@ -8,14 +8,15 @@ is here: the checks, the mean over time, the timestamps, the batch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+
+from eval_recipes.full_precision import full_precision
 
 SAMPLE_RATE_HZ = 16_000
 """What all of them were trained on."""
@@ -118,22 +119,8 @@ def get_timestamp_embeddings(
 
 
 def _tokens(model: Peer, clips: list[Tensor]) -> list[Tensor]:
-    with torch.no_grad(), _without_tf32():
+    with torch.no_grad(), full_precision():
         return [tokens.float() for tokens in model.encoder.tokens(clips)]
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """A GPU rounds the inputs of fp32 products to 10 bits where a global switch lets it; cuDNN's is on."""
-    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 def checked_clips(

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TRAIN, TEST = "train", "test"
 ALL = ""
 """The part of clips that are in no split: each is asked for among all others."""
+
+MISSING = "missing"
+"""Why a clip is left out whose file is not there."""
+
+
+NAMED = 10
+"""Files that a message names; a result names all."""
+
+Faults = Callable[[Mapping[str, Path]], Mapping[str, str]]
+"""Files by their keys -> by these, why some cannot be used."""
 
 
 class DatasetProblem(ValueError):
@@ -47,14 +57,20 @@ class ClipList:
     Attributes:
         name: of the data set.
         folder: that paths are below.
-        clips: those that are there, by part and path.
-        deviations: how it differs from the publisher's; empty for a complete one.
+        clips: those that are there and can be read, by part and path.
+        deviations: how it differs from the publisher's, or from its own list; empty for a complete one.
+        left_out: why each of the other clips is, by path.
+        is_published: it is a publisher's data set, not one's own.
+        sizes_bytes: of the files, in the order of the clips.
     """
 
     name: str
     folder: Path
     clips: tuple[Clip, ...]
     deviations: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    is_published: bool = False
+    sizes_bytes: tuple[int, ...] = ()
 
     @property
     def parts(self) -> list[str]:
@@ -73,10 +89,11 @@ class ClipList:
         """Every clip's file."""
         return [self.folder / clip.path for clip in self.clips]
 
-    def files_hash(self) -> str:
-        """Hash of the files' names and sizes: what embeddings are made from."""
-        lines = [f"{clip.path}\t{(self.folder / clip.path).stat().st_size}\n" for clip in self.clips]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every clip's file by its key, which holds name and size: what an embedding is made from."""
+        keys = (_key(clip, size) for clip, size in zip(self.clips, self.sizes_bytes, strict=True))
+        return dict(zip(keys, self.paths, strict=True))
 
     def labels_hash(self) -> str:
         """Hash of names, labels and parts: what a score is of."""
@@ -84,10 +101,19 @@ class ClipList:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def _key(clip: Clip, size_bytes: int) -> str:
+    return f"{clip.path}\t{size_bytes}"
+
+
 def checked_list(
-    name: str, folder: Path, listed: Iterable[Clip], sizes: Sizes | None, allow_incomplete: bool = False
+    name: str,
+    folder: Path,
+    listed: Iterable[Clip],
+    sizes: Sizes | None,
+    allow_incomplete: bool = False,
+    faults: Faults | None = None,
 ) -> ClipList:
-    """Look whether all clips are there, and as many as the publisher has.
+    """Look whether all clips are there and can be read, and as many as the publisher has.
 
     Args:
         name: of the data set.
@@ -95,9 +121,10 @@ def checked_list(
         listed: clips as the data set's own lists have them.
         sizes: the publisher's; None for a data set of one's own.
         allow_incomplete: go on with the clips that are there; how they deviate is kept.
+        faults: looks into the files that are there; None: they are not opened.
 
     Raises:
-        DatasetProblem: something is missing, differs, or is listed twice.
+        DatasetProblem: something is missing, cannot be read, differs, or is listed twice.
     """
     clips = sorted(listed, key=lambda clip: (clip.part, clip.path))
     counts = Counter(clip.path for clip in clips)
@@ -106,27 +133,61 @@ def checked_list(
         raise DatasetProblem(f"{folder} lists {twice!r} {counts[twice]} times")
     if not clips:
         raise DatasetProblem(f"{folder} holds no clips of {name}")
-    there = [clip for clip in clips if (folder / clip.path).is_file()]
-    deviations = _missing(clips, there) + (_unlike(there, clips, sizes) if sizes else [])
+    there, left_out = _there(folder, clips, faults)
+    deviations = _left_out(clips, left_out) + (_unlike(list(there), clips, sizes) if sizes else [])
     if deviations and not allow_incomplete:
-        found = "".join(f"\n  - {deviation}" for deviation in deviations)
+        told = "".join(f"\n  - {deviation}" for deviation in deviations)
         raise DatasetProblem(
-            f"{name} in {folder} is not complete:{found}\n"
+            f"{name} in {folder} is not complete:{told}\n"
             "Complete it, or go on with what is there by --allow-incomplete, which marks the result"
         )
-    found = ClipList(name, folder, tuple(there), tuple(deviations))
+    found = ClipList(
+        name, folder, tuple(there), tuple(deviations), left_out, sizes is not None, tuple(there.values())
+    )
     expected = {clip.part for clip in clips} | set(sizes.parts if sizes else ())
     if lost := sorted(expected - set(found.parts)):
-        raise DatasetProblem(f"{name} in {folder} has no clip of {', '.join(map(_part, lost))}")
+        raise DatasetProblem(f"{name} in {folder} has no clip {_where(lost)} that can be used")
+    if len(found.classes) < 2:
+        raise DatasetProblem(f"{name} in {folder} has clips of one class left; two are needed")
     return found
 
 
-def _missing(clips: list[Clip], there: list[Clip]) -> list[str]:
-    if len(there) == len(clips):
-        return []
-    is_there = set(there)
-    first = next(clip.path for clip in clips if clip not in is_there)
-    return [f"it lists {len(clips)} clips, {len(clips) - len(there)} missing, first: {first}"]
+def _there(
+    folder: Path, clips: Sequence[Clip], faults: Faults | None
+) -> tuple[dict[Clip, int], dict[str, str]]:
+    """Sizes in bytes of clips that can be used, and why others cannot, by their paths."""
+    sizes: dict[Clip, int] = {}
+    left_out: dict[str, str] = {}
+    for clip in clips:
+        path = folder / clip.path
+        try:
+            if path.is_file():
+                sizes[clip] = path.stat().st_size
+            else:
+                left_out[clip.path] = MISSING
+        except OSError as error:
+            left_out[clip.path] = error.strerror or str(error)
+    if faults is not None:
+        found = faults({_key(clip, size): folder / clip.path for clip, size in sizes.items()})
+        left_out |= {
+            clip.path: found[key] for clip, size in sizes.items() if (key := _key(clip, size)) in found
+        }
+    return {clip: size for clip, size in sizes.items() if clip.path not in left_out}, left_out
+
+
+def _left_out(clips: Sequence[Clip], left_out: Mapping[str, str]) -> list[str]:
+    missing = [path for path, reason in left_out.items() if reason == MISSING]
+    unreadable = [f"{path} ({reason})" for path, reason in left_out.items() if reason != MISSING]
+    return [
+        f"it lists {len(clips)} clips, {len(names)} {what}: {_some(names)}"
+        for what, names in (("missing", missing), ("that cannot be read", unreadable))
+        if names
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _unlike(there: list[Clip], listed: list[Clip], sizes: Sizes) -> list[str]:
@@ -140,6 +201,10 @@ def _unlike(there: list[Clip], listed: list[Clip], sizes: Sizes) -> list[str]:
             published = sizes.parts.get(part, 0)
             deviations.append(f"{_part(part)} has {counts[part]} clips here, the publisher's {published}")
     return deviations
+
+
+def _where(parts: Sequence[str]) -> str:
+    return f"of {', '.join(map(_part, parts))}" if parts != [ALL] else "at all"
 
 
 def _part(name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from eval_recipes.datasets.clips import DatasetProblem
@@ -41,16 +42,17 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> list
     """The rows of a CSV or TSV file with a header.
 
     Raises:
-        DatasetProblem: the file or one of the `columns` is not there, or a row is short of cells.
+        DatasetProblem: the file or one of the `columns` is not there, it cannot be read, or a row is short of
+            cells.
     """
     if not path.is_file():
         raise DatasetProblem(f"{path} is not there")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
+        with reading(path), path.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, delimiter=delimiter)
             rows, header = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetProblem(f"{path} is no table in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise DatasetProblem(f"{path} is no table: {error}; save it as CSV or TSV in UTF-8") from error
     if lacking := [column for column in columns if column not in header]:
         raise DatasetProblem(f"{path} has no column {lacking[0]!r}; it has: {', '.join(header)}")
     for number, row in enumerate(rows, 2):
@@ -63,11 +65,32 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty.
 
     Raises:
-        DatasetProblem: the file is not there.
+        DatasetProblem: the file is not there, cannot be read, or is not in UTF-8.
     """
     if not path.is_file():
         raise DatasetProblem(f"{path} is not there")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with reading(path):
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say of a file or folder why it cannot be read.
+
+    Raises:
+        DatasetProblem: the system does not let it be read, or it is not in UTF-8.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DatasetProblem(
+            f"{path} is not in UTF-8: at byte {error.start} it holds {error.object[error.start]:#04x}; "
+            "unpack the data set anew, or save the file as UTF-8"
+        ) from error
+    except OSError as error:
+        raise DatasetProblem(
+            f"{path} cannot be read: {error.strerror or error}; look at its permissions and its disk"
+        ) from error
 
 
 def is_audio(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eval_recipes.datasets.clips import ALL, TEST, TRAIN, Clip, DatasetProblem
-from eval_recipes.datasets.files import is_audio, read_table
+from eval_recipes.datasets.files import AUDIO_SUFFIXES, is_audio, read_table, reading
 
 FILE_COLUMNS = ("filename", "file", "path", "fname")
 PART_NAMES = {"train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST, "eval": TEST}
@@ -24,15 +24,29 @@ def folder_per_class(data: Path) -> tuple[Path, list[Clip]]:
         raise DatasetProblem(
             f"{data} holds {parts[0]} but no {other}; a folder per class has both or neither"
         )
-    clips = [
-        Clip(path.relative_to(data).as_posix(), folder.name, part)
-        for part in parts or [ALL]
-        for folder in sorted((data / part).iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-        for path in folder.rglob("*")
-        if is_audio(path)
-    ]
+    with reading(data):
+        clips = [
+            Clip(path.relative_to(data).as_posix(), folder.name, part)
+            for part in parts or [ALL]
+            for folder in sorted((data / part).iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+            for path in folder.rglob("*")
+            if is_audio(path)
+        ]
+        if not clips:
+            raise DatasetProblem(_no_clips(data))
     return data, _with_classes(data, clips)
+
+
+def _no_clips(data: Path) -> str:
+    loose = sum(is_audio(path) for path in data.iterdir())
+    said = f"{loose} audio files of its own, but " if loose else ""
+    return (
+        f"{data} holds {said}no folder with audio files ({', '.join(AUDIO_SUFFIXES)}) in it; "
+        "--dataset folder wants a folder for each class, <class>/*.wav, or train/<class>/*.wav and "
+        "test/<class>/*.wav. "
+        "Files in one folder with labels in a table: --dataset list"
+    )
 
 
 def table(data: Path, label_column: str = "label") -> tuple[Path, list[Clip]]:
@@ -70,7 +84,10 @@ def table(data: Path, label_column: str = "label") -> tuple[Path, list[Clip]]:
 def _with_classes(data: Path, clips: list[Clip]) -> list[Clip]:
     classes = {clip.label for clip in clips}
     if len(classes) < 2:
-        raise DatasetProblem(f"{data} holds {len(clips)} clips of {len(classes)} classes; two are needed")
+        only = "".join(f", {label!r}" for label in classes)
+        raise DatasetProblem(
+            f"{data} holds {len(clips)} clips of {len(classes)} classes{only}; two are needed"
+        )
     parts = {clip.part for clip in clips}
     if len(parts) == 1 and parts != {ALL}:
         raise DatasetProblem(f"{data} has one part, {parts.pop()!r}; there must be two at least, or none")

@@ -47,6 +47,11 @@ class Accuracy:
         """
         return wilson(self.n_right, self.n_clips)
 
+    @property
+    def chance(self) -> float:
+        """The accuracy of always naming the class that most of the queries are of."""
+        return float(self.confusion.sum(1).max() / self.n_clips)
+
     def by_class(self) -> list[float | None]:
         """The part of each true class that was found; None for a class without queries."""
         counts = self.confusion.sum(1)

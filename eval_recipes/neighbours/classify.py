@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,55 @@ def protocol_of(dataset: ClipList) -> str:
     if set(dataset.parts) == {TRAIN, TEST}:
         return "train/test"
     return f"{len(dataset.parts)} folds"
+
+
+def references_of(dataset: ClipList) -> dict[str, list[str]]:
+    """Labels that each part's clips are compared with, by part: all (its own included), or other parts'."""
+    asked = [part for part in dataset.parts if part != TRAIN]
+    return {
+        part: [clip.label for clip in dataset.clips if part == ALL or clip.part != part] for part in asked
+    }
+
+
+def check_k(dataset: ClipList, k: int) -> None:
+    """Look before anything is embedded whether there are k clips to find neighbours among.
+
+    Raises:
+        DatasetProblem: there are fewer.
+    """
+    for part, labels in references_of(dataset).items():
+        available = len(labels) - (part == ALL)
+        if k > available:
+            among = f" for the clips of {part}" if part != ALL else ""
+            raise DatasetProblem(
+                f"k is {k}; there are {available} clips to find neighbours among{among}, so 1 to {available}"
+            )
+
+
+def outvoted(dataset: ClipList, k: int) -> str:
+    """Which classes have fewer clips to be found than k, so that others' clips must vote too; empty if none.
+
+    >>> from pathlib import Path
+    >>> from eval_recipes.datasets.clips import Clip
+    >>> clips = [Clip(f"{n}.wav", "cat" if n < 2 else "dog", ALL) for n in range(9)]
+    >>> outvoted(ClipList("mine", Path(), tuple(clips)), 4)
+    'k is 4, but 1 of 2 classes have fewer clips to find (fewest: cat, 1); --k 1 would leave none out'
+    """
+    fewest: dict[str, int] = {}
+    for part, labels in references_of(dataset).items():
+        counts = Counter(labels)
+        for label in {clip.label for clip in dataset.clips if clip.part == part}:
+            count = counts[label] - (part == ALL)
+            fewest[label] = min(count, fewest.get(label, count))
+    scarce = [label for label, count in fewest.items() if count < k]
+    if not scarce:
+        return ""
+    label, count = min(fewest.items(), key=lambda pair: (pair[1], pair[0]))
+    remedy = f"; --k {count} would leave none out" if count else ", so that they are never found"
+    return (
+        f"k is {k}, but {len(scarce)} of {len(dataset.classes)} classes have fewer clips to find "
+        f"(fewest: {label}, {count}){remedy}"
+    )
 
 
 def classify(

@@ -35,11 +35,15 @@ def result_of(dataset: ClipList, title: str, found: dict[str, Accuracy]) -> dict
         "n_folds": len(found) if spread is not None else None,
         "interval_95": list(whole.interval),
         "balanced_accuracy": whole.balanced,
+        "chance": {"most_frequent_class": whole.chance, "one_of_the_classes": 1 / len(dataset.classes)},
         "n_clips": whole.n_clips,
         "n_right": whole.n_right,
         "n_references": _n_references(dataset, found),
         "n_classes": len(dataset.classes),
+        "is_published": dataset.is_published,
+        "data": str(dataset.folder.resolve()),
         "deviations": list(dataset.deviations),
+        "left_out": dict(dataset.left_out),
         "accuracy_by_part": {part: its.accuracy for part, its in found.items()},
         "clips_by_part": {part: its.n_clips for part, its in found.items()},
         "accuracy_by_class": dict(zip(dataset.classes, whole.by_class(), strict=True)),
@@ -63,11 +67,17 @@ def write_results(
     """
     confusion = together(list(found.values())).confusion
     heading = f"{result['title']}: {100 * result['accuracy']:.1f} %, {choices.name}"
-    write_whole(folder / f"{choices.name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
-    write_whole(folder / f"{choices.name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
-    path = folder / f"{choices.name}{SUFFIX}"
+    name = f"{choices.name}{_version(dataset)}"
+    write_whole(folder / f"{name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
+    write_whole(folder / f"{name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
+    path = folder / f"{name}{SUFFIX}"
     provenance.write_json(path, result)
     return path
+
+
+def _version(dataset: ClipList) -> str:
+    """What tells other labels, splits or clips apart; a whole published data set has none."""
+    return "" if dataset.is_published and not dataset.deviations else f"-clips-{dataset.labels_hash()[:8]}"
 
 
 def _confusions(confusion: np.ndarray, classes: list[str]) -> str:

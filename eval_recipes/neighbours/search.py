@@ -11,7 +11,6 @@ float64 or in memory that cannot be written to, a copy of `MAX_COLUMNS` embeddin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from eval_recipes.full_precision import full_precision
 from eval_recipes.neighbours.distances import METRICS, Geometry
 
 SPARE = 32
@@ -79,7 +79,7 @@ def nearest(
     rows, columns = block_shape(n_queries, len(references), block_bytes)
     with (
         torch.inference_mode(),
-        _full_precision(),
+        full_precision(),
         tqdm(total=n_queries, unit=" clips", desc="neighbours", disable=is_silent, leave=False) as bar,
     ):
         for start in range(0, n_queries, rows):
@@ -171,17 +171,6 @@ def first_of(k: int, places: np.ndarray, distances: np.ndarray) -> tuple[np.ndar
     """Of each row the k at the smallest distances, of equal distances the first places."""
     order = np.lexsort((places, distances), axis=1)[:, :k]
     return np.take_along_axis(places, order, 1), np.take_along_axis(distances, order, 1)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products in float32 proper, which the bound is of: neither TF32 nor bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _check(references: np.ndarray, queries: np.ndarray | None, k: int, metric: str) -> None:

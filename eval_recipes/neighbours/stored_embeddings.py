@@ -1,10 +1,18 @@
-"""Embeddings of a list of clips on disk: whole or not there, and a stopped run goes on."""
+"""Embeddings of clips on disk, one by one: what is embedded stays so, whatever else comes or goes.
+
+A folder holds one pair of files, `embeddings-<digest>.npy` and `.json`: vectors, and the record of what
+they are made from and of which clip each row is. The digest is the record's, and the record is written
+first, so whenever a process dies, vectors have the record that describes them or none. Beside them lie parts,
+not joined yet, each with its own record inside.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,64 +22,84 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 
 from eval_recipes import provenance
+from eval_recipes.neighbours.embedded_parts import (
+    PARTS,
+    StoredProblem,
+    opened_part,
+    parts_of,
+    require_same,
+    write_part,
+)
 
-VECTORS, RECORD = "embeddings.npy", "embeddings.json"
-PARTS, PART_RECORD = "embeddings.parts", "made_from.json"
 PART_CLIPS, PART_S = 1024, 60.0
 """A part is written after so many clips or seconds; a killed run loses no more."""
+
+COPIED_ROWS = 4096
+"""Vectors that are copied together into a new file."""
 
 Batches = Iterator[tuple[Sequence[int], Float[np.ndarray, "clips features"]]]
 Embed = Callable[[list[Path]], Batches]
 """Files -> batches of their places in the list, with their embeddings, in any order."""
 
 
-class StoredProblem(ValueError):
-    """Embeddings that cannot be stored here, or that others are in the way of."""
-
-
 def stored_embeddings(
     folder: Path,
-    paths: Sequence[Path],
+    clips: Mapping[str, Path],
     embed: Embed,
     identity: dict[str, Any],
     *,
     redo: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Float[np.ndarray, "clips features"]:
-    """Embeddings of all files, in their order: from `folder`, if they are there, else made and kept there.
+    """Embeddings of all clips, in their order: from `folder` where it has them, else made and kept there.
 
     Args:
         folder: is made if need be.
-        paths: the clips.
+        clips: files by their keys; what is kept under a key is used again for it.
         embed: makes embeddings of those that lack.
         identity: what they are made from; it must be equal for embeddings to be used again.
-        redo: replace embeddings of another identity.
+        redo: embed all anew, and drop what is there.
         tell: gets a line on what was found.
 
     Returns:
-        float32, mapped from disk (writing to it changes nothing there).
+        float32; mapped from disk (writing to it changes nothing there) where the folder has them in this
+        order, else in memory.
 
     Raises:
-        StoredProblem: embeddings of another identity are there, another run is writing, or an embedding
-            is not finite.
+        StoredProblem: embeddings of another identity are there, another run is writing, a file is damaged, or
+            an embedding is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if (folder / VECTORS).is_file() and not redo:
-            _require_same(folder / RECORD, identity, folder)
-            tell(f"embeddings of {len(paths)} clips used again, from {folder / VECTORS}")
+        if redo:
+            _clear(folder)
+        held, parts = _held(folder, identity), parts_of(folder, identity)
+        kept = {*(held[1] if held else ()), *(key for keys in parts.values() for key in keys)}
+        lacking = [key for key in clips if key not in kept]
+        if held and not lacking and not parts:
+            tell(f"embeddings of {len(clips)} clips used again, from {held[0]}")
         else:
+            if len(lacking) < len(clips):
+                told = f"{len(clips) - len(lacking)} of {len(clips)} clips were embedded before"
+                tell(f"{told}; going on with the others" if lacking else told)
             started = time.monotonic()
-            parts = _parts_folder(folder, identity, redo)
-            done = _places_in(parts)
-            if done:
-                tell(f"{len(done)} of {len(paths)} clips were embedded before; going on with the others")
-            _embed_the_others(paths, embed, parts, done)
-            _join(parts, folder / VECTORS, len(paths))
-            provenance.record(folder / RECORD, identity, time.monotonic() - started)
-            shutil.rmtree(parts)
-            tell(f"{len(paths) - len(done)} clips embedded, into {folder / VECTORS}")
-    return np.load(folder / VECTORS, mmap_mode="c")
+            _embed_into_parts(folder, {key: clips[key] for key in lacking}, embed, identity)
+            held = _join(folder, held, parts_of(folder, identity), clips, identity, started)
+            tell(f"{len(lacking)} clips embedded, into {held[0]}")
+        return _rows(*held, clips)
+
+
+def stored_keys(folder: Path, identity: dict[str, Any]) -> set[str]:
+    """Keys of the clips that are embedded in a folder.
+
+    Raises:
+        StoredProblem: they are of another identity, or a file is damaged.
+    """
+    held = _held(folder, identity)
+    return {
+        *(held[1] if held else ()),
+        *(key for keys in parts_of(folder, identity).values() for key in keys),
+    }
 
 
 @contextmanager
@@ -87,88 +115,112 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _require_same(record: Path, identity: dict[str, Any], folder: Path) -> None:
-    if changed := provenance.difference(record, identity):
-        raise StoredProblem(
-            f"{folder} holds embeddings of something else ({changed}); --redo replaces them, "
-            "another --out keeps both"
-        )
+def _clear(folder: Path, but: Path | None = None) -> None:
+    """Remove parts, then vectors, then records (but not one pair), so that no vectors lose theirs."""
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    for suffix in (".npy", ".json"):
+        for file in folder.glob(f"embeddings-*{suffix}"):
+            if but is None or file.stem != but.stem:
+                file.unlink()
+    for file in folder.glob(".embeddings-*.partial"):
+        file.unlink()
 
 
-def _parts_folder(folder: Path, identity: dict[str, Any], redo: bool) -> Path:
-    """The parts of a run like this one; those of another are in the way unless it is redone."""
-    parts = folder / PARTS
-    if redo and (folder / VECTORS).is_file():
-        (folder / RECORD).unlink(missing_ok=True)
-        (folder / VECTORS).unlink()
-        shutil.rmtree(parts, ignore_errors=True)
-    if parts.is_dir() and provenance.difference(parts / PART_RECORD, identity):
-        if not redo:
-            _require_same(parts / PART_RECORD, identity, parts)
-        shutil.rmtree(parts)
-    if not parts.is_dir():
-        parts.mkdir()
-        provenance.write_json(parts / PART_RECORD, {"identity": identity})
-    return parts
+def _digest(identity: dict[str, Any], keys: Sequence[str]) -> str:
+    written = json.dumps([identity, list(keys)], sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
-def _part_files(parts: Path) -> list[Path]:
-    return sorted(parts.glob("part-*.npz"))
+def _held(folder: Path, identity: dict[str, Any]) -> tuple[Path, list[str]] | None:
+    """The file of vectors and its rows' keys; the largest, where a run died before it removed an older."""
+    found = []
+    for vectors in sorted(folder.glob("embeddings-*.npy")):
+        record = vectors.with_suffix(".json")
+        try:
+            content = json.loads(record.read_text())
+            recorded, keys = content["identity"], content["clips"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoredProblem(
+                f"{vectors} has no record of what it is made from ({error}); --redo embeds anew"
+            ) from error
+        if vectors.stem != f"embeddings-{_digest(recorded, keys)}":
+            raise StoredProblem(f"{record} is not the record of {vectors.name}; --redo embeds anew")
+        require_same(recorded, identity, folder)
+        found.append((vectors, keys))
+    return max(found, key=lambda pair: len(pair[1]), default=None)
 
 
-def _places_in(parts: Path) -> set[int]:
-    places: set[int] = set()
-    for file in _part_files(parts):
-        with np.load(file) as part:
-            places.update(part["places"].tolist())
-    return places
-
-
-def _embed_the_others(paths: Sequence[Path], embed: Embed, parts: Path, done: set[int]) -> None:
-    places = [place for place in range(len(paths)) if place not in done]
-    if not places:
+def _embed_into_parts(
+    folder: Path, clips: Mapping[str, Path], embed: Embed, identity: dict[str, Any]
+) -> None:
+    if not clips:
         return
-    number = len(_part_files(parts))
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    keys, paths = list(clips), list(clips.values())
+    waiting: list[tuple[list[str], np.ndarray]] = []
     last = time.monotonic()
     try:
-        for indices, vectors in embed([paths[place] for place in places]):
-            own = np.array([places[index] for index in indices], np.int64)
-            if not (is_fine := np.isfinite(vectors).all(1)).all():
-                clip = paths[own[int(np.argmin(is_fine))]]
+        for places, vectors in embed(paths):
+            is_fine = np.isfinite(vectors).all(1)
+            if not is_fine.all():
+                clip = paths[places[int(np.argmin(is_fine))]]
                 raise StoredProblem(f"the module's embedding of {clip} is not finite")
-            waiting.append((own, np.asarray(vectors, np.float32)))
-            n_waiting = sum(len(own) for own, _ in waiting)
+            waiting.append(([keys[place] for place in places], np.asarray(vectors, np.float32)))
+            n_waiting = sum(len(some) for some, _ in waiting)
             if n_waiting >= PART_CLIPS or time.monotonic() - last >= PART_S:
-                _write_part(parts, number, waiting)
-                number, waiting, last = number + 1, [], time.monotonic()
+                write_part(folder, waiting, identity)
+                waiting, last = [], time.monotonic()
     finally:  # also when stopped: what is embedded is kept
         if waiting:
-            _write_part(parts, number, waiting)
+            write_part(folder, waiting, identity)
 
 
-def _write_part(parts: Path, number: int, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    path = parts / f"part-{number:06}.npz"
+def _join(
+    folder: Path,
+    held: tuple[Path, list[str]] | None,
+    parts: Mapping[Path, Sequence[str]],
+    clips: Mapping[str, Path],
+    identity: dict[str, Any],
+    started: float,
+) -> tuple[Path, list[str]]:
+    """All that is there as one pair: first the clips asked for, in their order, then others."""
+    before = dict.fromkeys(key for keys in (held[1] if held else [], *parts.values()) for key in keys)
+    if lacking := [key for key in clips if key not in before]:
+        raise StoredProblem(f"the module gave no embedding of {clips[lacking[0]]}")
+    keys = list(dict.fromkeys([*clips, *before]))
+    row_of = {key: row for row, key in enumerate(keys)}
+    path = folder / f"embeddings-{_digest(identity, keys)}.npy"
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as opened:
-        places, vectors = zip(*batches, strict=True)
-        np.savez(opened, places=np.concatenate(places), vectors=np.concatenate(vectors))
-    partial.replace(path)
-
-
-def _join(parts: Path, path: Path, n_clips: int) -> None:
-    """All parts as one array on disk, part by part."""
-    partial = path.with_name(f".{path.name}.partial")
-    joined, n_joined = None, 0
-    for file in _part_files(parts):
-        with np.load(file) as part:
-            places, vectors = part["places"], part["vectors"]
+    joined = None
+    for some, vectors in _pieces(held, parts):
         if joined is None:
-            shape = (n_clips, vectors.shape[1])
+            shape = (len(keys), vectors.shape[1])
             joined = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        joined[places] = vectors
-        n_joined += len(places)
-    if joined is None or n_joined != n_clips:
-        raise StoredProblem(f"{n_joined} of {n_clips} clips were embedded; delete {parts} and start again")
+        joined[[row_of[key] for key in some]] = vectors
+    if joined is None:
+        raise StoredProblem("there are no clips to embed")
     joined.flush()
+    circumstances = provenance.circumstances(time.monotonic() - started)
+    provenance.write_json(path.with_suffix(".json"), {"identity": identity, **circumstances, "clips": keys})
     partial.replace(path)
+    _clear(folder, but=path)
+    return path, keys
+
+
+def _pieces(
+    held: tuple[Path, list[str]] | None, parts: Mapping[Path, Sequence[str]]
+) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    if held:
+        vectors = np.load(held[0], mmap_mode="r")
+        for start in range(0, len(held[1]), COPIED_ROWS):
+            yield held[1][start : start + COPIED_ROWS], vectors[start : start + COPIED_ROWS]
+    for file, keys in parts.items():
+        with opened_part(file) as part:
+            yield keys, part["vectors"]
+
+
+def _rows(path: Path, keys: Sequence[str], clips: Mapping[str, Path]) -> np.ndarray:
+    vectors = np.load(path, mmap_mode="c")
+    if list(keys[: len(clips)]) == list(clips):
+        return vectors[: len(clips)]
+    row_of = {key: row for row, key in enumerate(keys)}
+    return vectors[[row_of[key] for key in clips]]

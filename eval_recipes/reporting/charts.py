@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from eval_recipes.reporting.columns import Cell, Column, Row
 from eval_recipes.reporting.domain_means import PAPER_KIND, DomainRow
 from eval_recipes.reporting.published import APART, DOMAINS
+from eval_recipes.reporting.score_files import Spread
+from eval_recipes.reporting.wording import spread_text
 
 N_COLOURS = 8
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
@@ -141,6 +143,27 @@ def best_score(columns: Sequence[Column], row: Row) -> float:
     return max((cell.score for cell in cells if cell.is_number), default=0.0)
 
 
+LEAST, MOST = -2.0, 108.0
+"""How far from 0 and 100 a line over a bar is drawn; there is room for more on neither side."""
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A standard deviation to either side of a bar's end, in percent of the full width.
+
+    Attributes:
+        start: where the line begins.
+        end: where it ends.
+        over: `seeds` or `folds`.
+        is_cut: its beginning, its end would lie farther out than there is room.
+    """
+
+    start: float
+    end: float
+    over: str
+    is_cut: tuple[bool, bool] = (False, False)
+
+
 @dataclass(frozen=True)
 class Bar:
     """One bar; lengths are in percent of the full width.
@@ -149,17 +172,19 @@ class Bar:
         label: the model's.
         look: the model's.
         length: the score, 0 to 100.
-        whisker: where the spread begins and how long it is, if there is one.
+        whisker: its spread, if there is one: over seeds where these were repeated, else over folds.
         is_approximate: read off a figure.
         remark: instead of a bar, where there is no score.
+        spread: in words, every one that there is.
     """
 
     label: str
     look: Look
     length: float
-    whisker: tuple[float, float] | None = None
+    whisker: Whisker | None = None
     is_approximate: bool = False
     remark: str = ""
+    spread: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +203,8 @@ def task_bars(columns: Sequence[Column], rows: Sequence[Row]) -> list[BarGroup]:
             row.title,
             f"{row.domain} · {row.metric}",
             tuple(
-                _bar(column.label, look(index), column.cells.get(row)) for index, column in enumerate(columns)
+                _bar(column.label, look(index), row, column.cells.get(row))
+                for index, column in enumerate(columns)
             ),
         )
         for row in rows
@@ -186,16 +212,24 @@ def task_bars(columns: Sequence[Column], rows: Sequence[Row]) -> list[BarGroup]:
     ]
 
 
-def _bar(label: str, its_look: Look, cell: Cell | None) -> Bar:
+def whiskers_over(groups: Sequence[BarGroup]) -> list[str]:
+    """What the lines over some bars are over: `seeds`, `folds`, both or nothing."""
+    found = {bar.whisker.over for group in groups for bar in group.bars if bar.whisker}
+    return sorted(found, reverse=True)
+
+
+def _bar(label: str, its_look: Look, row: Row, cell: Cell | None) -> Bar:
     if cell is None or not cell.is_number:
         return Bar(label, its_look, 0.0, remark="no score" if cell is None else "not a number")
     length = 100 * min(max(cell.score, 0.0), 1.0)
-    whisker = None
-    if cell.spreads:
-        spread = cell.spreads[-1]
-        low, high = max(0.0, length - 100 * spread.std), min(100.0, length + 100 * spread.std)
-        whisker = (low, high - low)
-    return Bar(label, its_look, length, whisker, cell.is_approximate)
+    spread = ", ".join(spread_text(row, its) for its in cell.spreads)
+    whisker = _whisker(length, cell.spreads[-1]) if cell.spreads else None
+    return Bar(label, its_look, length, whisker, cell.is_approximate, spread=spread)
+
+
+def _whisker(length: float, spread: Spread) -> Whisker:
+    low, high = length - 100 * spread.std, length + 100 * spread.std
+    return Whisker(max(low, LEAST), min(high, MOST), spread.over, (low < LEAST, high > MOST))
 
 
 def domain_bars(rows: Sequence[DomainRow]) -> list[BarGroup]:

@@ -18,7 +18,10 @@ from eval_recipes.reporting.published import paper_knn
 from eval_recipes.reporting.score_files import read_json
 
 PAPER_PROTOCOL = "as the paper prints it; it does not publish how"
-INTERVAL_REMARK = "The 95 % interval (Wilson) is that of as many independent clips."
+INTERVAL_REMARK = (
+    "Beside an accuracy stands its 95 % interval (Wilson's, as of independent clips), and chance: the "
+    "accuracy of always naming the most frequent class."
+)
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,17 @@ class KnnResult:
     """One result file.
 
     Attributes:
-        folder: of the model, which holds a folder per data set.
+        path: of the file.
         file: the result's content.
     """
 
-    folder: Path
+    path: Path
     file: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """That of the model, which holds a folder per data set."""
+        return self.path.parent.parent
 
     @property
     def origin(self) -> tuple[Path, str]:
@@ -48,11 +56,12 @@ class KnnResult:
     @property
     def column(self) -> KnnColumn:
         """The data set as it was on that disk."""
-        name = self.file["dataset"]
-        known = published_datasets().get(name)
-        is_whole = known is not None and not self.file["deviations"]
-        clips = "" if is_whole else self.file["identity"]["labels"][:8]
-        return KnnColumn(name, self.file["title"], clips, bool(self.file["deviations"]))
+        its = self.file
+        is_whole = its["is_published"] and not its["deviations"]
+        clips = "" if is_whole else its["identity"]["labels"][:8]
+        return KnnColumn(
+            its["dataset"], its["title"], clips, bool(its["deviations"]), not its["is_published"]
+        )
 
     def _of(self, *names: str) -> list[Any]:
         return [self.file["identity"].get(name) for name in names]
@@ -66,31 +75,42 @@ class KnnColumn:
         dataset: its name.
         title: as it is shown.
         clips: first digits of the hash of its clips and labels, if it is not the whole of a published one.
-        is_incomplete: some of its clips were missing.
+        is_incomplete: some of its clips were missing or could not be read.
+        is_own: the user's, whatever it is called.
     """
 
     dataset: str
     title: str
     clips: str = ""
     is_incomplete: bool = False
+    is_own: bool = False
+
+    @property
+    def remark(self) -> str:
+        """Whose it is, and what of it was there.
+
+        >>> KnnColumn("esc50", "ESC-50", "01234567", is_incomplete=True).remark
+        'incomplete, clips 01234567'
+        """
+        remarks = ["own data"] * self.is_own + ["incomplete"] * self.is_incomplete
+        return ", ".join(remarks + [f"clips {self.clips}"] * bool(self.clips))
 
     @property
     def heading(self) -> str:
-        """Title, and what of it was there.
+        """Title and remark.
 
-        >>> KnnColumn("esc50", "ESC-50", "01234567", True).heading
-        'ESC-50 (incomplete, clips 01234567)'
+        >>> KnnColumn("esc50", "esc50", "01234567", is_own=True).heading
+        'esc50 (own data, clips 01234567)'
         """
-        remarks = ["incomplete"] * self.is_incomplete + [f"clips {self.clips}"] * bool(self.clips)
-        return f"{self.title} ({', '.join(remarks)})" if remarks else self.title
+        return f"{self.title} ({self.remark})" if self.remark else self.title
 
 
 @dataclass(frozen=True)
 class KnnCell:
-    """An accuracy, a fraction, with what is known of its spread."""
+    """An accuracy, a fraction, with what is known of its spread, and chance."""
 
     accuracy: float
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
     result: KnnResult | None = None
 
     @property
@@ -129,7 +149,7 @@ def read_knn_folder(folder: Path) -> list[KnnResult]:
 
 
 def _read(path: Path) -> KnnResult:
-    result = KnnResult(path.resolve().parent.parent, read_json(path))
+    result = KnnResult(path.resolve(), read_json(path))
     try:
         _ = result.origin, result.column, _cell(result)
     except (KeyError, TypeError, ValueError) as error:
@@ -164,12 +184,13 @@ def knn_table(
     measured = list(rows.values())
     for row, label in zip(measured, _told_apart(measured), strict=True):
         row.label = label
-    papers = _paper_rows([result.file["dataset"] for result in results]) if with_paper else []
+    published = [result.file["dataset"] for result in results if result.file["is_published"]]
+    papers = _paper_rows(published) if with_paper else []
     order = list(published_datasets())
     columns = sorted(
         {column for row in [*measured, *papers] for column in row.cells},
         key=lambda its: (
-            order.index(its.dataset) if its.dataset in order else len(order),
+            len(order) if its.is_own or its.dataset not in order else order.index(its.dataset),
             its.title,
             its.is_incomplete,
             its.clips,
@@ -196,10 +217,12 @@ def _told_apart(rows: Sequence[KnnRow]) -> list[str]:
 
 def _cell(result: KnnResult) -> KnnCell:
     low, high = (float(end) for end in result.file["interval_95"])
-    remark = f"{100 * low:.1f} to {100 * high:.1f}"
+    remarks = [f"{100 * low:.1f} to {100 * high:.1f}"]
     if result.file["std_over_folds"] is not None:
-        remark += f"; ± {100 * result.file['std_over_folds']:.1f} over {result.file['n_folds']} folds"
-    return KnnCell(float(result.file["accuracy"]), remark, result)
+        remarks.append(f"± {100 * result.file['std_over_folds']:.1f} over {result.file['n_folds']} folds")
+    remarks.append(f"chance {100 * float(result.file['chance']['most_frequent_class']):.1f}")
+    _ = result.file["warning"]
+    return KnnCell(float(result.file["accuracy"]), tuple(remarks), result)
 
 
 def _paper_rows(datasets: Sequence[str]) -> list[KnnRow]:
@@ -227,6 +250,8 @@ def _findings(measured: Sequence[KnnRow], papers: Sequence[KnnRow]) -> list[str]
             if cell.result and column.is_incomplete:
                 deviations = "; ".join(cell.result.file["deviations"])
                 told.append(f"{row.label}: {column.title} was not all there: {deviations}.")
+            if cell.result and (warning := cell.result.file["warning"]):
+                told.append(f"{row.label}, {column.title}: {warning}.")
     protocols = list(dict.fromkeys(row.protocol.partition(";")[0] for row in measured))
     if len(protocols) > 1:
         told.append(f"Neighbours voted in {len(protocols)} ways: {'; '.join(protocols)}.")

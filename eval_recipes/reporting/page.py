@@ -35,6 +35,7 @@ def page(report: Report) -> str:
     )
     environment.filters["breakable"] = breakable
     radar = charts.radar(report.columns, report.rows)
+    bars = charts.task_bars(report.columns, report.rows)
     script = _template("page.js")
     return environment.get_template("page.html").render(
         style=Markup(_template("page.css")),
@@ -52,7 +53,9 @@ def page(report: Report) -> str:
         sources=report.sources,
         radar=svg_radar(radar) if radar else None,
         domain_bars=charts.domain_bars(report.domains) if report.domains else [],
-        task_bars=charts.task_bars(report.columns, report.rows),
+        task_bars=bars,
+        whiskers_over=charts.whiskers_over(bars),
+        is_whisker_cut=any(bar.whisker and any(bar.whisker.is_cut) for group in bars for bar in group.bars),
         provenance=[provenance(column) for column in report.columns if column.origin]
         + [knn_provenance(row) for row in (report.knn.rows if report.knn else []) if row.kind == MEASURED],
         marker=marker,
@@ -104,6 +107,11 @@ def knn_provenance(row: KnnRow) -> dict[str, Any]:
     commands: dict[str, list[str]] = {}
     packages: dict[str, set[str]] = {}
     files = [(column.heading, cell.result.file) for column, cell in row.cells.items() if cell.result]
+    own = {
+        column.heading: cell.result.file["data"]
+        for column, cell in row.cells.items()
+        if cell.result and column.is_own
+    }
     for heading, file in files:
         for package, version in file.get("versions", {}).items():
             packages.setdefault(package, set()).add(version)
@@ -118,6 +126,7 @@ def knn_provenance(row: KnnRow) -> dict[str, Any]:
             "Weights (SHA-256)": identity.get("checkpoint") or "not recorded, or the module's default",
             "Options": json.dumps(options) if options else "none",
             "Classifier": row.protocol,
+            **{f"{heading}: clips below": data for heading, data in own.items()},
             "Versions": _versions(packages),
         },
         "commands": commands,

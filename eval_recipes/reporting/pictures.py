@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from eval_recipes.reporting.charts import BarGroup, Look, Radar, RadarLine
+from eval_recipes.reporting.charts import BarGroup, Look, Radar, RadarLine, Whisker, whiskers_over
 
 PALETTE = (
     "#0b62c4",
@@ -26,6 +27,13 @@ PALETTE = (
 """The page's colours for a light background, by `Look.colour`."""
 
 MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
+LINE = "#1a1d21"
+WHISKERS = {"seeds": "-", "folds": (0, (2.0, 1.0))}
+"""Lines over bars, by what the spread is over."""
+
+ROOM = 120
+"""Of bars from 0 to 100, with the longest line over them and the number beside it."""
+
 DOTS_PER_INCH = 150
 BAR_INCHES = 0.22
 COLUMNS = 3
@@ -93,12 +101,16 @@ def bars_png(groups: Sequence[BarGroup]) -> bytes:
                 _draw_group(axes, groups[number], with_names=number % n_columns == 0)
             else:
                 axes.set_axis_off()
+        if over := whiskers_over(groups):
+            lines = [Line2D([], [], color=LINE, linewidth=1.2, linestyle=WHISKERS[its]) for its in over]
+            names = [f"± a standard deviation over {its}" for its in over]
+            figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         return _png(figure)
 
 
 def _draw_group(axes: Axes, group: BarGroup, with_names: bool) -> None:
     axes.set_title(f"{_shortened(group.title)}  ({_shortened(group.subtitle)})", loc="left", fontsize=9)
-    axes.set_xlim(0, 112)
+    axes.set_xlim(0, ROOM)
     axes.set_xticks([0, 25, 50, 75, 100])
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -114,11 +126,25 @@ def _draw_group(axes: Axes, group: BarGroup, with_names: bool) -> None:
         axes.barh(place, bar.length, height=0.7, edgecolor=colour, **hollow)
         end = bar.length
         if bar.whisker:
-            start, length = bar.whisker
-            axes.plot([start, start + length], [place, place], color="#1a1d21", linewidth=1.2)
-            end = max(end, start + length)
+            _draw_whisker(axes, bar.whisker, place)
+            end = max(end, bar.whisker.end)
         sign = "~" if bar.is_approximate else ""
         axes.text(end + 1, place, f"{sign}{bar.length:.1f}", va="center", fontsize=7)
+
+
+def _draw_whisker(axes: Axes, whisker: Whisker, place: int) -> None:
+    """A line with an edge at each end that is not cut; its light rim shows it on any colour."""
+    style = {"clip_on": False, "solid_capstyle": "butt", "dash_capstyle": "butt"}
+    ends = (whisker.start, whisker.end)
+    for colour, rim in (("white", 2.0), (LINE, 0.0)):
+        line = WHISKERS[whisker.over] if not rim else "-"
+        axes.plot(ends, (place, place), color=colour, linewidth=1.2 + rim, linestyle=line, **style)
+        for end, is_cut in zip(ends, whisker.is_cut, strict=True):
+            if not is_cut:
+                half = 0.2 + 0.02 * rim
+                axes.plot(
+                    (end, end), (place - half, place + half), color=colour, linewidth=1.2 + rim, **style
+                )
 
 
 def _shortened(label: str, n: int = LABEL_CHARACTERS) -> str:

@@ -19,8 +19,9 @@ SCORES_HEADER = (
     *("std_over_folds", "n_folds", "std_over_seeds", "n_seeds", "task_files_sha256", "checkpoint_sha256"),
 )
 KNN_HEADER = (
-    *("model", "source", "protocol", "dataset", "title", "is_incomplete", "accuracy", "interval_low"),
-    *("interval_high", "std_over_folds", "n_folds", "n_clips", "clips_sha256", "checkpoint_sha256"),
+    *("model", "source", "protocol", "dataset", "title", "is_published", "is_incomplete", "accuracy"),
+    *("interval_low", "interval_high", "std_over_folds", "n_folds", "n_clips", "chance", "clips_sha256"),
+    "checkpoint_sha256",
 )
 DOMAINS_HEADER = ("model", "source", "protocol", "domain", "mean", "n_scored", "n_tasks", "missing")
 
@@ -69,10 +70,12 @@ def knn_csv(table: KnnTable) -> str:
             its = cell.result.file if cell.result else {}
             identity, numbers = its.get("identity", {}), ("std_over_folds", "n_folds", "n_clips")
             known = [*its.get("interval_95", ("", "")), *(its.get(name) for name in numbers)]
+            known.append(its.get("chance", {}).get("most_frequent_class"))
             hashes = [identity.get("labels", ""), identity.get("checkpoint", "")]
             shown = ["" if value is None else str(value) for value in known]
             whose = [row.label, row.kind, row.protocol, column.dataset, column.title]
-            lines.append([*whose, str(column.is_incomplete).lower(), repr(cell.accuracy), *shown, *hashes])
+            kind = [str(not column.is_own).lower(), str(column.is_incomplete).lower()]
+            lines.append([*whose, *kind, repr(cell.accuracy), *shown, *hashes])
     return _csv(KNN_HEADER, lines)
 
 
@@ -119,8 +122,8 @@ def _neighbours(table: KnnTable) -> list[str]:
     body = []
     for row in table.rows:
         cells = [row.cells.get(column) for column in table.columns]
-        shown = [f"{cell.text} ({cell.remark})".removesuffix(" ()") if cell else "–" for cell in cells]
-        body.append([row.label, *shown, row.protocol])
+        shown = [f"{cell.text} ({'; '.join(cell.remarks)})" if cell else "–" for cell in cells]
+        body.append([row.label, *(text.removesuffix(" ()") for text in shown), row.protocol])
     header = ["Model", *(column.heading for column in table.columns), "Classifier"]
     return [f"## Nearest neighbours (accuracy, percent)\n\n{INTERVAL_REMARK}", _table(header, body)]
 

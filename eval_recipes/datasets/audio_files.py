@@ -1,0 +1,66 @@
+"""Which audio files cannot be used, and why: by their headers, which is quick, or by decoding them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+LOOK_TOGETHER, FILES_AHEAD = 8, 4096
+
+Look = Callable[[Path], str]
+"""A file -> why it cannot be used; empty if it can."""
+
+
+def header_fault(path: Path) -> str:
+    """What is wrong with a file's header."""
+    try:
+        frames = soundfile.info(path).frames
+    except (OSError, soundfile.SoundFileError) as error:
+        return _reason(error)
+    return "" if frames else "it holds no samples"
+
+
+def decoding_fault(path: Path) -> str:
+    """What is wrong with a file, from its first sample to its last."""
+    try:
+        samples, _ = soundfile.read(path, dtype="float32")
+    except (OSError, soundfile.SoundFileError) as error:
+        return _reason(error)
+    if not len(samples):
+        return "it holds no samples"
+    return "" if np.isfinite(samples).all() else "it holds samples that are no finite numbers"
+
+
+def _reason(error: Exception) -> str:
+    """Without the path, which whoever lists files names anyway."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(getattr(error, "error_string", error)).rstrip(".")
+
+
+def faults(files: Mapping[str, Path], look: Look = header_fault, *, what: str = "headers") -> dict[str, str]:
+    """What is wrong with files, by their keys; those with nothing wrong are left out.
+
+    Args:
+        files: by any key.
+        look: what is looked at.
+        what: the name of the bar, which is shown where the output is a terminal.
+    """
+    found: dict[str, str] = {}
+    keys = list(files)
+    with (
+        tqdm(total=len(keys), unit=" files", desc=what, disable=None, leave=False) as bar,
+        ThreadPoolExecutor(LOOK_TOGETHER) as pool,
+    ):
+        for start in range(0, len(keys), FILES_AHEAD):
+            some = keys[start : start + FILES_AHEAD]
+            for key, fault in zip(some, pool.map(look, [files[key] for key in some]), strict=True):
+                if fault:
+                    found[key] = fault
+                bar.update()
+    return found
