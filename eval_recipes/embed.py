@@ -69,7 +69,7 @@ def embed(
                 click.echo(f"  {said}")
 
         with sigterm_interrupts():
-            for_each_task(folders, embed_task, aloud=processes.is_first)
+            for_each_task(folders, embed_task, aloud=processes.is_first, redo=redo)
 
 
 if __name__ == "__main__":

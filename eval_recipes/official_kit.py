@@ -22,6 +22,7 @@ import click
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE, EMBEDDINGS_RECORD, embedding_folder
+from eval_recipes.embedding.output_folder import locked
 from eval_recipes.official import describe_module, parse_options, require_tools, run_tool
 from eval_recipes.results import (
     PREDICTIONS_DONE,
@@ -89,15 +90,17 @@ def embeddings(
 
     def embed(task_dir: Path) -> None:
         out = embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
+        with locked(out):
+            embed_into(out, task_dir)
+
+    def embed_into(out: Path, task_dir: Path) -> None:
         identity = {
             "module": module,
             "checkpoint": checkpoint["sha256"],
             "options": options,
             "task": provenance.task_identity(task_dir),
         }
-        if redo and out.exists():
-            shutil.rmtree(out)
-        if (out / EMBEDDINGS_DONE).exists():
+        if (out / EMBEDDINGS_DONE).exists() and not redo:
             if changed := provenance.difference(out / EMBEDDINGS_RECORD, identity):
                 raise TaskProblem(
                     f"{out} holds embeddings of something else ({changed}); "
@@ -106,6 +109,7 @@ def embeddings(
             click.echo("  already embedded")
             return
         check_task_audio(task_dir, described["sample_rate"])
+        (out / EMBEDDINGS_DONE).unlink(missing_ok=True)  # the tool itself replaces what is not marked done
         log = None
         if quiet:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +129,7 @@ def embeddings(
         provenance.record(out / EMBEDDINGS_RECORD, identity, time.monotonic() - start)
         click.echo(f"  embedded in {time.monotonic() - start:.0f} s: {out}")
 
-    for_each_task(folders, embed)
+    for_each_task(folders, embed, redo=redo)
 
 
 @heareval.command()
@@ -182,7 +186,7 @@ def predictions(
         provenance.record(task_dir / PREDICTIONS_RECORD, flags, time.monotonic() - start)
         click.echo(f"  {summary(task_dir)} in {time.monotonic() - start:.0f} s")
 
-    for_each_task(folders, score)
+    for_each_task(folders, score, redo=redo)
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+from eval_recipes.whole_files import whole_file
 
 PACKAGES = (
     "hear_dasheng",
@@ -87,10 +88,9 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON under a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    """Write strict JSON, whole or not there."""
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def circumstances(seconds: float) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def circumstances(seconds: float) -> dict[str, Any]:
     return {"command": " ".join(sys.argv), "versions": versions(), "seconds": round(seconds, 3)}
 
 
-def record(path: Path, identity: dict[str, Any], seconds: float) -> None:
-    """Leave a provenance file: `identity` is what a later run must match."""
-    write_json(path, {"identity": identity, **circumstances(seconds)})
+def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:
+    """Leave a provenance file: `identity` is what a later run must match, but not what is told `further`."""
+    write_json(path, {"identity": identity, **further, **circumstances(seconds)})
 
 
 def difference(path: Path, identity: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
     keep_freed_memory()
     workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1
     with ThreadPoolExecutor(workers) as pool:
-        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool))
+        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool), redo=redo)
 
 
 def _check_device(device: str) -> None:
