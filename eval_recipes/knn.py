@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,19 @@ from eval_recipes.datasets.catalogue import OWN, READERS, published_datasets, re
 from eval_recipes.datasets.clips import ClipList, DatasetProblem
 from eval_recipes.embedding.clips import ClipProblem, scene_embeddings
 from eval_recipes.embedding.module import HearModule, ModuleProblem, load_module
+from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.neighbours.classify import Choices, classify
 from eval_recipes.neighbours.distances import METRICS
 from eval_recipes.neighbours.result_files import result_of, write_results
 from eval_recipes.neighbours.stored_embeddings import Batches, StoredProblem, stored_embeddings
 from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
-from eval_recipes.official import parse_options
 
 PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 
 
 @click.command("knn")
 @click.argument("module")
-@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
+@model_option
 @click.option("--dataset", "name", required=True, metavar="NAME", help=f"{', '.join((*READERS, *OWN))}.")
 @click.option(
     "--data",
@@ -89,11 +90,16 @@ def knn(
         dataset = read_dataset(name, data, allow_incomplete, label_column)
         _say_what_it_is(dataset)
         started = time.monotonic()
+        is_name = model is not None and not Path(model).exists()  # its revision is known once it is loaded
+        named = load_module(module, model, options, device) if is_name else None
         identity = embedding_identity(module, model, options, dataset)
         folder = out / _folder_name(identity) / dataset.name
 
         def embed(paths: list[Path]) -> Batches:
-            return _embed(load_module(module, model, options, device), paths)
+            loaded = named or load_module(module, model, options, device)
+            if loaded.has_weights and not model:
+                click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
+            return _embed(loaded, paths)
 
         embeddings = stored_embeddings(folder, dataset.paths, embed, identity, redo=redo, tell=click.echo)
         found = classify(dataset, embeddings, chosen, device=device, progress=True)
@@ -112,17 +118,14 @@ def embedding_identity(
     module: str, model: str | None, options: dict[str, Any], dataset: ClipList
 ) -> dict[str, Any]:
     """What embeddings are made from; of the files their names and sizes count."""
-    return {
-        "module": module,
-        "checkpoint": provenance.checkpoint_identity(model)["sha256"],
-        "options": options,
-        "files": dataset.files_hash(),
-    }
+    return provenance.model_identity(module, model, options) | {"files": dataset.files_hash()}
 
 
 def _folder_name(identity: dict[str, Any]) -> str:
-    """The module's name, with the first digits of its weights' and options' hashes."""
-    parts = [identity["module"], identity["checkpoint"][:8]]
+    """The module's name, its weights' hash or name, its options' hash; of hashes the first digits."""
+    checkpoint = identity["checkpoint"]
+    weights = checkpoint[:8] if provenance.is_hash(checkpoint) else re.sub(r"[^\w.]+", "-", checkpoint)
+    parts = [identity["module"], weights]
     if identity["options"]:
         written = json.dumps(identity["options"], sort_keys=True)
         parts.append(f"options-{hashlib.sha256(written.encode()).hexdigest()[:8]}")

@@ -23,7 +23,8 @@ import click
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE, EMBEDDINGS_RECORD, embedding_folder
 from eval_recipes.embedding.output_folder import locked
-from eval_recipes.official import describe_module, parse_options, require_tools, run_tool
+from eval_recipes.model_arguments import model_option, parse_options
+from eval_recipes.official import describe_module, require_tools, run_tool
 from eval_recipes.results import (
     PREDICTIONS_DONE,
     PREDICTIONS_RECORD,
@@ -52,7 +53,7 @@ def heareval() -> None:
 
 @heareval.command()
 @click.argument("module")
-@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
+@model_option
 @click.option(
     "--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False)
 )
@@ -86,7 +87,9 @@ def embeddings(
             f"{module}.load_model returns a model in training mode and heareval never calls eval(): "
             "its embeddings would be random; call .eval() in load_model"
         )
-    checkpoint = provenance.checkpoint_identity(model)
+    if described["has_weights"] and not model:
+        click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
+    model_identity = provenance.model_identity(module, model, options)
 
     def embed(task_dir: Path) -> None:
         out = embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
@@ -94,12 +97,7 @@ def embeddings(
             embed_into(out, task_dir)
 
     def embed_into(out: Path, task_dir: Path) -> None:
-        identity = {
-            "module": module,
-            "checkpoint": checkpoint["sha256"],
-            "options": options,
-            "task": provenance.task_identity(task_dir),
-        }
+        identity = model_identity | {"task": provenance.task_identity(task_dir)}
         if (out / EMBEDDINGS_DONE).exists() and not redo:
             if changed := provenance.difference(out / EMBEDDINGS_RECORD, identity):
                 raise TaskProblem(
@@ -116,9 +114,11 @@ def embeddings(
             log = out.parent / f"{task_dir.name}.embeddings.log"
             log.unlink(missing_ok=True)
         start = time.monotonic()
-        arguments = ["embeddings", module, "--tasks-dir", tasks_dir, "--task", task_dir.name]
+        is_path = bool(model) and Path(model).exists()
+        arguments = ["embeddings", "" if is_path else model or "", module]
+        arguments += ["--tasks-dir", tasks_dir, "--task", task_dir.name]
         arguments += ["--embeddings-dir", embeddings_dir, "--model-options", json.dumps(options)]
-        code = run_tool(arguments + (["--model", model] if model else []), log=log)
+        code = run_tool(arguments + (["--model", model] if is_path else []), log=log)
         if code:
             raise _fail_with_log("heareval.embeddings.runner", code, log)
         try:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,11 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 """What a model is, in Hugging Face's layout."""
 
+UNIDENTIFIED = (
+    "the module's own default weights, which are not identified: if they change, results of the old ones are "
+    "taken for theirs; weights named with --model are told apart"
+)
+
 
 def sha256_of(path: Path) -> str:
     """Hash of a file, or of a folder's files with their names (hidden ones left out)."""
@@ -48,6 +55,39 @@ def sha256_of(path: Path) -> str:
             while block := opened.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def model_identity(module: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What embeddings depend on, beside the audio: module, checkpoint, options, and files that options name.
+
+    Args:
+        module: its name.
+        model: a checkpoint's path, or a name that the module has resolved: a Hub id is told with the revision
+            that the local Hub cache has, so load the model first. None: the module's own choice, which is
+            not told; see `UNIDENTIFIED`.
+        options: of its `load_model`.
+    """
+    files = {name: sha256_of(Path(value)) for name, value in options.items() if _is_file(value)}
+    checkpoint = checkpoint_identity(model)["sha256"] or _name_with_revision(model or "")
+    return {"module": module, "checkpoint": checkpoint, "options": options} | (
+        {"files_of_options": files} if files else {}
+    )
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isfile(value)
+
+
+def _name_with_revision(name: str) -> str:
+    """`owner/name` -> `owner/name@revision`, if the local Hub cache knows; other names as they are."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    owner, slash, repository = name.partition("/")
+    folder = f"models--{owner}--{repository.partition('/')[0]}"
+    revision = Path(HF_HUB_CACHE, folder, "refs", "main")
+    if not slash or "://" in name or not revision.is_file():
+        return name
+    return f"{name}@{revision.read_text().strip()}"
 
 
 def checkpoint_identity(model: str | None) -> dict[str, str]:
@@ -100,6 +140,8 @@ def circumstances(seconds: float) -> dict[str, Any]:
 
 def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:
     """Leave a provenance file: `identity` is what a later run must match, but not what is told `further`."""
+    if identity.get("checkpoint") == "":
+        further["weights"] = UNIDENTIFIED
     write_json(path, {"identity": identity, **further, **circumstances(seconds)})
 
 
@@ -116,5 +158,9 @@ def difference(path: Path, identity: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     """A value for a message; of a hash its first twelve digits."""
-    is_hash = isinstance(value, str) and len(value) == 64
-    return f"{value[:12]}..." if is_hash else repr(value)
+    return f"{value[:12]}..." if is_hash(value) else repr(value)
+
+
+def is_hash(value: Any) -> bool:
+    """Whether a recorded value is a SHA-256, not a name."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
