@@ -149,7 +149,7 @@ def gpu_has_too_little_memory():
 
 
 def numpy_has_too_little_memory():
-    np.empty(1 << 60)
+    np.empty(1 << 55)
 
 
 @pytest.fixture

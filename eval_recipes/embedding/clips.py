@@ -187,12 +187,11 @@ def _embed_what_fits(
             raise
         if len(audio) == 1:
             path, seconds = clips[0].path, clips[0].seconds
-            why = (
-                f"its {seconds:.1f} s are too much for the memory"
-                if is_memory_full
-                else "the module refuses it"
-            )
-            raise ClipProblem(f"{path}: {why}: {str(error).splitlines()[0]}") from error
+            why = "the module refuses it"
+            if is_memory_full:
+                why = f"its {seconds:.1f} s are too much for the memory"
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ClipProblem(f"{path}: {why}: {reason}") from error
     torch.cuda.empty_cache()
     half = len(audio) // 2
     return _embed_what_fits(embed, audio[:half], clips[:half]) + _embed_what_fits(
