@@ -30,9 +30,9 @@ from eval_recipes.results import (
     PREDICTIONS_RECORD,
     SCORES,
     scores_that_are_nan,
-    summary,
     task_folders,
 )
+from eval_recipes.scored_task import summary
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 from eval_recipes.task_loop import for_each_task
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE
-from eval_recipes.results import PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, summary, task_folders
+from eval_recipes.results import PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
+from eval_recipes.scored_task import summary
 from eval_recipes.scoring.allocation import keep_freed_memory
 from eval_recipes.scoring.grid import OFFICIAL_SEED
 from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
