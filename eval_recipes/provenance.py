@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_recipes.whole_files import whole_file
+from safe_download.checksum import blocks_of
 
 PACKAGES = (
     "hear_dasheng",
@@ -51,9 +52,8 @@ def sha256_of(path: Path) -> str:
             if any(part.startswith(".") for part in relative.parts):
                 continue
             digest.update(str(relative).encode() + b"\0")
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+        for block in blocks_of(file):
+            digest.update(block)
     return digest.hexdigest()
 
 
