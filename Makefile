@@ -11,8 +11,9 @@ install: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/hear-dasheng demo --out demo
 
+# A process a core, each with one thread: most tests wait for children, or are too small for two threads.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

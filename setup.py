@@ -55,6 +55,7 @@ EXTRAS["test"] = [
     "kaldi-native-fbank",  # oracle of the filter banks
     "moto[server]>=5",  # a local S3 server
     "pytest>=8",
+    "pytest-xdist",
     "pytorch-ignite",  # oracle of the learning-rate schedule
     "ruff==0.15.*",
 ]

@@ -26,7 +26,7 @@ def started(tmp_path) -> tuple[Iterator[Batch], list[multiprocessing.Process]]:
     data = write_shards(tmp_path, [[1] * 50] * 2)
     others = multiprocessing.active_children()
     iterator = iter(crop_batches([data], resampled=True, n_workers=2))
-    next(iterator)
+    list(islice(iterator, 2))  # one of each: only then have both come to heed signals
     return iterator, [child for child in multiprocessing.active_children() if child not in others]
 
 
@@ -63,14 +63,14 @@ def test_workers_end_some_time_after_a_signal(tmp_path, monkeypatch, is_told_aga
     monkeypatch.setattr(data_worker, "GRACE_S", 600 if is_told_again else 1)
     iterator, workers = started(tmp_path)
 
-    def signal_and_read_on():
+    def signal_and_read_on(iterator):
         os.kill(workers[0].pid, signal.SIGTERM)
         for _ in iterator:
             if is_told_again:
                 os.kill(workers[0].pid, signal.SIGTERM)
 
     with pytest.raises(RuntimeError, match="worker .* killed|worker .* exited|worker died"):
-        signal_and_read_on()
+        signal_and_read_on(iterator)
     workers[1].kill()
     del iterator
     gc.collect()
