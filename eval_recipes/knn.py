@@ -123,9 +123,7 @@ def embedding_identity(
 
 def _folder_name(identity: dict[str, Any]) -> str:
     """The module's name, its weights' hash or name, its options' hash; of hashes the first digits."""
-    checkpoint = identity["checkpoint"]
-    weights = checkpoint[:8] if provenance.is_hash(checkpoint) else re.sub(r"[^\w.]+", "-", checkpoint)
-    parts = [identity["module"], weights]
+    parts = [identity["module"], re.sub(r"[^\w.]+", "-", provenance.in_short(identity["checkpoint"], 8))]
     if identity["options"]:
         written = json.dumps(identity["options"], sort_keys=True)
         parts.append(f"options-{hashlib.sha256(written.encode()).hexdigest()[:8]}")

@@ -161,6 +161,15 @@ def _short(value: Any) -> str:
     return f"{value[:12]}..." if is_hash(value) else repr(value)
 
 
+def in_short(checkpoint: str, digits: int = 12) -> str:
+    """The first digits of a hash; a name as it is, since names begin alike.
+
+    >>> in_short("5d" * 32), in_short("owner/name@1f2e")
+    ('5d5d5d5d5d5d', 'owner/name@1f2e')
+    """
+    return checkpoint[:digits] if is_hash(checkpoint) else checkpoint
+
+
 def is_hash(value: Any) -> bool:
     """Whether a recorded value is a SHA-256, not a name."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
