@@ -76,7 +76,6 @@ def refuse_weights_among_options(load_model: Callable[..., Any], options: dict[s
 
 def cannot_load(name: str, model: str | None, reason: object) -> str:
     """What to say when a module's `load_model` fails."""
-    said = f"{name}.load_model({model or ''}) failed: {reason}"
     if model and not Path(model).expanduser().exists():
-        return f"there is no file or folder {model!r} here, and as a name it was not found: {said}"
-    return said
+        return f"{model!r} is no path here, and {name}.load_model cannot load it as a name: {reason}"
+    return f"{name}.load_model({model or ''}) failed: {reason}"

@@ -225,6 +225,7 @@ def test_modules_that_are_none_are_refused(tmp_path, monkeypatch, number):
         "class Model(torch.nn.Module):\n    sample_rate = scene_embedding_size = timestamp_embedding_size = 1"
     )
     (tmp_path / f"broken{number}.py").write_text(f"import torch\n{model}\n{functions}\n{source}\n")
+    (tmp_path / "weights").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ModuleProblem, match=message):

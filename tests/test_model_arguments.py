@@ -142,7 +142,7 @@ def test_a_hub_id_is_recorded_with_its_revision(place):
 @pytest.mark.parametrize("command", [embed, embeddings])
 def test_a_name_that_the_module_does_not_know_is_one_clear_error(place, command):
     output = call("--model", "owner/nam", command=command, code=1)
-    assert "there is no file or folder 'owner/nam' here, and as a name it was not found" in output
+    assert "'owner/nam' is no path here, and from_hub.load_model cannot load it as a name: " in output
     assert "nobody has published owner/nam" in output
     assert "Traceback" not in output
 
