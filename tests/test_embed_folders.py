@@ -85,7 +85,8 @@ def test_a_stopped_redo_goes_on_by_the_same_command(embedder, api, task, out):
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.embedding.npy")}
     assert 3 <= len(written) <= 5  # the last ones are written while the next are embedded
     api.stops_after = None
-    embedder.embed(task, out, redo=True)
+    said = embedder.embed(task, out, redo=True)
+    assert f"({len(written)} clips kept from a run that was stopped)" in said
     assert {path: path.stat().st_mtime_ns for path in written} == written
     profile = json.loads((out / "profile.embeddings.json").read_text())
     assert profile["clips_kept_from_before"] == len(written)

@@ -75,7 +75,9 @@ class TaskEmbedder:
         over_time = metadata["embedding_type"] == "event"
         self.processes.each_does(lambda: self._embed_share(out, splits, todo, clips, over_time), TaskProblem)
         self.processes.first_does(lambda: self._finish(task_dir, out, splits, clips, start), TaskProblem)
-        return f"embedded in {time.monotonic() - start:.0f} s: {out}"
+        kept = sum(map(len, splits.values())) - len(clips)
+        said = f" ({kept} clips kept from a run that was stopped)" if kept else ""
+        return f"embedded in {time.monotonic() - start:.0f} s{said}: {out}"
 
     def _identity_of(self, task_dir: Path) -> dict[str, Any]:
         return {**self.identity, "task": provenance.task_identity(task_dir)}
