@@ -1,4 +1,4 @@
-"""Installs hear_dasheng, pretrain and eval_recipes, safe_download under them, and says what each needs."""
+"""Installs hear_dasheng, pretrain and eval_recipes, what lies under them, and says what each needs."""
 
 import re
 import runpy
@@ -68,7 +68,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*"]),
+    packages=find_packages(
+        include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*", "process_memory*"]
+    ),
     package_data={
         "hear_dasheng": ["data/*.csv"],
         "pretrain": ["configs/*.yaml"],

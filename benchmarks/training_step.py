@@ -21,6 +21,7 @@ from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.sizes import SIZES
 from pretrain.masked_autoencoder import new_masked_autoencoder
 from pretrain.masking import n_kept, random_mask
+from process_memory import keep_freed_memory
 
 PUBLISHED = {"base": "dasheng_base", "1.2B": "dasheng_12B"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -143,6 +144,8 @@ def main() -> None:
         torch.manual_seed(0)
         audio = 0.1 * torch.randn(args.clips, SECONDS * 16_000, device=args.device)
         options = {"is_compiled": True} if who == "compiled" else {}
+        if who != "published":
+            keep_freed_memory()  # as the command does
         new = published_step if who == "published" else our_step
         serve(new(audio, args.size, DTYPES[precision], **options), args.device)
         return

@@ -22,13 +22,13 @@ from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE
 from eval_recipes.results import PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
 from eval_recipes.scored_task import summary
-from eval_recipes.scoring.allocation import keep_freed_memory
 from eval_recipes.scoring.grid import OFFICIAL_SEED
 from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
 from eval_recipes.scoring.score_file import SCORER, combine
 from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
 from eval_recipes.task_loop import for_each_task
+from process_memory import keep_freed_memory
 
 
 @click.command()

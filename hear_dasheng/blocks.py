@@ -21,20 +21,29 @@ class Linear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Multiply and add, with the input cast to the weights; autocast casts both by itself."""
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.weight.dtype)
-            if cpu_training.can_use_onednn(x, self.weight):
-                return cpu_training.OneDnnLinear.apply(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*batch inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, " outputs"] | None,
+) -> Float[Tensor, "*batch outputs"]:
+    """What `Linear` computes, of any weights."""
+    if not torch.is_autocast_enabled(x.device.type):
+        x = x.to(weight.dtype)
+        if cpu_training.can_use_onednn(x, weight):
+            return cpu_training.OneDnnLinear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def attend(
-    q: Float[Tensor, "windows heads tokens width"],
+    q: Float[Tensor, "windows heads queries width"],
     k: Float[Tensor, "windows heads tokens width"],
     v: Float[Tensor, "windows heads tokens width"],
     is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
     dropout: float = 0.0,
-) -> Float[Tensor, "windows heads tokens width"]:
+) -> Float[Tensor, "windows heads queries width"]:
     """Scaled dot-product attention, torch's fused kernel wherever that is fastest."""
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
         if dropout or torch.is_grad_enabled():
@@ -44,21 +53,21 @@ def attend(
 
 
 def attend_bfloat16_on_cpu(
-    q: Float[Tensor, "windows heads tokens width"],
+    q: Float[Tensor, "windows heads queries width"],
     k: Float[Tensor, "windows heads tokens width"],
     v: Float[Tensor, "windows heads tokens width"],
     is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
-) -> Float[Tensor, "windows heads tokens width"]:
+) -> Float[Tensor, "windows heads queries width"]:
     """Attention written out for bfloat16 inference on a CPU.
 
     torch 2.14's fused kernel converts to fp32 inside. Window by window the scores
     stay in the cache, and softmax is about 1.6 times as fast on rows of a multiple of 32,
     so keys are padded to that and masked.
     """
-    windows, heads, tokens, width = q.shape
+    windows, heads, tokens, width = k.shape
     padding = -tokens % SOFTMAX_ROW
     q, k, v = q * width**-0.5, F.pad(k, (0, 0, 0, padding)), F.pad(v, (0, 0, 0, padding))
-    attended = q.new_empty(windows, tokens, heads, width).transpose(1, 2)
+    attended = q.new_empty(windows, q.shape[2], heads, width).transpose(1, 2)
     for index in range(windows):
         scores = torch.bmm(q[index], k[index].mT)
         scores[..., tokens:] = -torch.inf
@@ -90,13 +99,25 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "windows tokens dim"],
         is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
-    ) -> Float[Tensor, "windows tokens dim"]:
-        """Attend among the valid tokens of each window."""
+        n_last: int | None = None,
+    ) -> Float[Tensor, "windows updated dim"]:
+        """Attend among the valid tokens of each window; of the last `n_last` alone, if given, to all."""
         windows, tokens, dim = x.shape
-        qkv = self.qkv(x).view(windows, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        width = dim // self.heads
+        if n_last is None:
+            q, k, v = self._by_head(self.qkv(x), width)
+        else:
+            weights = self.qkv.weight.split([dim, 2 * dim])
+            biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([dim, 2 * dim])
+            (q,) = self._by_head(linear(x[:, tokens - n_last :], weights[0], biases[0]), width)
+            k, v = self._by_head(linear(x, weights[1], biases[1]), width)
         attended = attend(q, k, v, is_valid, self.attention_dropout if self.training else 0.0)
-        return self.dropout(self.proj(attended.transpose(1, 2).reshape(windows, tokens, dim)))
+        return self.dropout(self.proj(attended.transpose(1, 2).reshape(windows, -1, dim)))
+
+    def _by_head(
+        self, projections: Float[Tensor, "windows tokens several_dims"], width: int
+    ) -> Float[Tensor, "several windows heads tokens width"]:
+        return projections.unflatten(2, (-1, self.heads, width)).permute(2, 0, 3, 1, 4)
 
 
 class Mlp(nn.Module):
@@ -161,9 +182,11 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "windows tokens dim"],
         is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
-    ) -> Float[Tensor, "windows tokens dim"]:
-        """Update the tokens twice."""
-        x = add_residual(x, self.ls1(self.attn(self.norm1(x), is_valid)))
+        n_last: int | None = None,
+    ) -> Float[Tensor, "windows updated dim"]:
+        """Update the tokens twice; if only the last `n_last` are wanted, these alone."""
+        update = self.ls1(self.attn(self.norm1(x), is_valid, n_last))
+        x = add_residual(x if n_last is None else x[:, x.shape[1] - n_last :], update)
         return add_residual(x, self.ls2(self.mlp(self.norm2(x))))
 
 

@@ -79,12 +79,12 @@ def _is_onednn_usable() -> bool:
 
 
 def attend_bfloat16(
-    q: Float[Tensor, "windows heads tokens width"],
+    q: Float[Tensor, "windows heads queries width"],
     k: Float[Tensor, "windows heads tokens width"],
     v: Float[Tensor, "windows heads tokens width"],
     is_valid: Bool[Tensor, "windows 1 1 tokens"] | None,
     dropout: float,
-) -> Float[Tensor, "windows heads tokens width"]:
+) -> Float[Tensor, "windows heads queries width"]:
     """Attention written out, as autocast computes it, for bfloat16 training on a CPU.
 
     torch 2.14's fused kernel converts to fp32 and takes almost three times as long.

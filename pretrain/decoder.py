@@ -59,6 +59,7 @@ class Decoder(nn.Module):
         hidden = self.mask_token.to(x.dtype).expand(len(x), mask.masked.shape[1], -1)
         x = torch.cat([x, hidden], dim=1)
         x = x + self.pos_embed[0, torch.cat(mask, dim=1)]
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, None)
-        return self.outputlayer(self.norm(x[:, latents.shape[1] :]))
+        x = self.blocks[-1](x, None, n_last=hidden.shape[1])  # what becomes of the seen tokens, nobody asks
+        return self.outputlayer(self.norm(x))

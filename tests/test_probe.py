@@ -172,7 +172,7 @@ def test_seeds_tell_probes_apart():
 TOUCH_MEMORY = """
 import resource
 import numpy as np
-from eval_recipes.scoring.allocation import keep_freed_memory
+from process_memory import keep_freed_memory
 {ask}
 np.ones(3_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
