@@ -11,14 +11,15 @@ from eval_recipes.embedding.layout import embedding_folder
 from eval_recipes.embedding.module import ModuleProblem, load_module
 from eval_recipes.embedding.processes import Processes
 from eval_recipes.embedding.task import TaskEmbedder
-from eval_recipes.official import parse_options, sigterm_interrupts
+from eval_recipes.model_arguments import model_option, parse_options
+from eval_recipes.official import sigterm_interrupts
 from eval_recipes.results import task_folders
 from eval_recipes.task_loop import for_each_task
 
 
 @click.command()
 @click.argument("module")
-@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
+@model_option
 @click.option(
     "--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False)
 )
@@ -55,11 +56,9 @@ def embed(
             loaded = load_module(module, model, options, processes.device)
         except ModuleProblem as problem:
             raise click.ClickException(str(problem)) from problem
-        identity = {
-            "module": module,
-            "checkpoint": provenance.checkpoint_identity(model)["sha256"],
-            "options": options,
-        }
+        if loaded.has_weights and not model and processes.is_first:
+            click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
+        identity = provenance.model_identity(module, model, options)
         embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
         into = embedding_folder(out, module, options)
 
@@ -69,7 +68,7 @@ def embed(
                 click.echo(f"  {said}")
 
         with sigterm_interrupts():
-            for_each_task(folders, embed_task, aloud=processes.is_first)
+            for_each_task(folders, embed_task, aloud=processes.is_first, redo=redo)
 
 
 if __name__ == "__main__":

@@ -36,20 +36,20 @@ from eval_recipes.datasets.catalogue import (
 from eval_recipes.datasets.clips import ClipList, DatasetProblem, Faults
 from eval_recipes.embedding.clips import ClipProblem
 from eval_recipes.embedding.module import ModuleProblem
+from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.neighbours.classify import Choices, check_k, classify, outvoted
 from eval_recipes.neighbours.distances import METRICS
 from eval_recipes.neighbours.embedded_clips import Embedder, embedded_clips, model_folder
 from eval_recipes.neighbours.embedded_parts import StoredProblem
 from eval_recipes.neighbours.result_files import result_of, write_results
 from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
-from eval_recipes.official import parse_options
 
 PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 
 
 @click.command("knn")
 @click.argument("module")
-@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
+@model_option
 @click.option("--dataset", "name", required=True, metavar="NAME", help=f"{', '.join((*READERS, *OWN))}.")
 @click.option(
     "--data",

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from eval_recipes.model_arguments import cannot_load, parse_options
 from eval_recipes.official_pins import INSTALL_COMMAND, TOOLS
 
 
@@ -109,19 +110,8 @@ def validate(module: str, model_options: str, arguments: tuple[str, ...]) -> Non
         raise click.exceptions.Exit(code)
 
 
-def parse_options(text: str) -> dict[str, Any]:
-    """`--model-options` as a dict, or an error that quotes it."""
-    try:
-        options = json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"--model-options {text!r} is not JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise click.BadParameter(f'--model-options {text!r} must be a JSON object such as {{"layers": 5}}')
-    return options
-
-
 def describe_module(module: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Sample rate and mode of a HEAR module, loaded in a process of its own."""
+    """Sample rate and mode of a HEAR module, and whether it has weights; loaded in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -135,5 +125,5 @@ def describe_module(module: str, model: str | None, options: dict[str, Any]) -> 
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         reason = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no reason given"
-        raise click.ClickException(f"{module}.load_model({model or ''}) failed: {reason}")
+        raise click.ClickException(cannot_load(module, model, reason))
     return json.loads(result.stdout.splitlines()[-1])

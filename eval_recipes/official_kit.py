@@ -22,15 +22,17 @@ import click
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE, EMBEDDINGS_RECORD, embedding_folder
-from eval_recipes.official import describe_module, parse_options, require_tools, run_tool
+from eval_recipes.embedding.output_folder import locked
+from eval_recipes.model_arguments import model_option, parse_options
+from eval_recipes.official import describe_module, require_tools, run_tool
 from eval_recipes.results import (
     PREDICTIONS_DONE,
     PREDICTIONS_RECORD,
     SCORES,
     scores_that_are_nan,
-    summary,
     task_folders,
 )
+from eval_recipes.scored_task import summary
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 from eval_recipes.task_loop import for_each_task
 
@@ -51,7 +53,7 @@ def heareval() -> None:
 
 @heareval.command()
 @click.argument("module")
-@click.option("--model", type=click.Path(exists=True), help="Checkpoint file or folder.")
+@model_option
 @click.option(
     "--tasks-dir", default="tasks", show_default=True, type=click.Path(exists=True, file_okay=False)
 )
@@ -85,19 +87,18 @@ def embeddings(
             f"{module}.load_model returns a model in training mode and heareval never calls eval(): "
             "its embeddings would be random; call .eval() in load_model"
         )
-    checkpoint = provenance.checkpoint_identity(model)
+    if described["has_weights"] and not model:
+        click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
+    model_identity = provenance.model_identity(module, model, options)
 
     def embed(task_dir: Path) -> None:
         out = embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
-        identity = {
-            "module": module,
-            "checkpoint": checkpoint["sha256"],
-            "options": options,
-            "task": provenance.task_identity(task_dir),
-        }
-        if redo and out.exists():
-            shutil.rmtree(out)
-        if (out / EMBEDDINGS_DONE).exists():
+        with locked(out):
+            embed_into(out, task_dir)
+
+    def embed_into(out: Path, task_dir: Path) -> None:
+        identity = model_identity | {"task": provenance.task_identity(task_dir)}
+        if (out / EMBEDDINGS_DONE).exists() and not redo:
             if changed := provenance.difference(out / EMBEDDINGS_RECORD, identity):
                 raise TaskProblem(
                     f"{out} holds embeddings of something else ({changed}); "
@@ -106,15 +107,18 @@ def embeddings(
             click.echo("  already embedded")
             return
         check_task_audio(task_dir, described["sample_rate"])
+        (out / EMBEDDINGS_DONE).unlink(missing_ok=True)  # the tool itself replaces what is not marked done
         log = None
         if quiet:
             out.parent.mkdir(parents=True, exist_ok=True)
             log = out.parent / f"{task_dir.name}.embeddings.log"
             log.unlink(missing_ok=True)
         start = time.monotonic()
-        arguments = ["embeddings", module, "--tasks-dir", tasks_dir, "--task", task_dir.name]
+        is_path = bool(model) and Path(model).exists()
+        arguments = ["embeddings", "" if is_path else model or "", module]
+        arguments += ["--tasks-dir", tasks_dir, "--task", task_dir.name]
         arguments += ["--embeddings-dir", embeddings_dir, "--model-options", json.dumps(options)]
-        code = run_tool(arguments + (["--model", model] if model else []), log=log)
+        code = run_tool(arguments + (["--model", model] if is_path else []), log=log)
         if code:
             raise _fail_with_log("heareval.embeddings.runner", code, log)
         try:
@@ -125,7 +129,7 @@ def embeddings(
         provenance.record(out / EMBEDDINGS_RECORD, identity, time.monotonic() - start)
         click.echo(f"  embedded in {time.monotonic() - start:.0f} s: {out}")
 
-    for_each_task(folders, embed)
+    for_each_task(folders, embed, redo=redo)
 
 
 @heareval.command()
@@ -182,7 +186,7 @@ def predictions(
         provenance.record(task_dir / PREDICTIONS_RECORD, flags, time.monotonic() - start)
         click.echo(f"  {summary(task_dir)} in {time.monotonic() - start:.0f} s")
 
-    for_each_task(folders, score)
+    for_each_task(folders, score, redo=redo)
 
 
 @contextmanager

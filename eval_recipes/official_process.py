@@ -18,6 +18,9 @@ import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from eval_recipes.hear_modules import import_hear_module
+from eval_recipes.model_arguments import refuse_weights_among_options
+
 TOOLS = {
     "validate": "hearvalidator.validate",
     "embeddings": "heareval.embeddings.runner",
@@ -51,9 +54,21 @@ def let_tools_load_their_own_checkpoints() -> None:
 
 def describe(module_name: str, model_path: str | None, options: dict[str, object]) -> dict[str, object]:
     """Load a HEAR model once and tell what running heareval on it takes for granted."""
-    module = importlib.import_module(module_name)
+    module = import_hear_module(module_name)
+    refuse_weights_among_options(module.load_model, options)
     model = module.load_model(model_path, **options) if model_path else module.load_model(**options)
-    return {"sample_rate": model.sample_rate, "is_training": bool(getattr(model, "training", False))}
+    weights = getattr(model, "parameters", tuple)()
+    return {
+        "sample_rate": model.sample_rate,
+        "is_training": bool(getattr(model, "training", False)),
+        "has_weights": next(iter(weights), None) is not None,
+    }
+
+
+def fill_in_model(module_name: str, model: str) -> None:
+    """Give a module's `load_model` a checkpoint's name, where a tool takes only paths that exist."""
+    module = importlib.import_module(module_name)
+    module.load_model = functools.partial(module.load_model, model)
 
 
 def with_options(module_name: str, options: dict[str, object]) -> str:
@@ -61,7 +76,7 @@ def with_options(module_name: str, options: dict[str, object]) -> str:
 
     The validator, unlike heareval, has no way to pass options.
     """
-    module = importlib.import_module(module_name)
+    module = import_hear_module(module_name)
     name = f"{module_name}.with_options"
     wrapper = ModuleType(name)
     wrapper.__getattr__ = functools.partial(getattr, module)
@@ -84,7 +99,7 @@ def problem_loading(arguments: list[str]) -> str:
     chosen = validator_arguments(arguments)
     what = chosen.module
     try:
-        module = importlib.import_module(chosen.module)
+        module = import_hear_module(chosen.module)
         if hasattr(module, "load_model"):
             what = f"{chosen.module}.load_model({chosen.model!r})"
             model = module.load_model(chosen.model) if chosen.model else module.load_model()
@@ -146,6 +161,10 @@ def main() -> int:
         module_name, model_path, options = arguments
         print(json.dumps(describe(module_name, model_path or None, json.loads(options))))
         return 0
+    if tool == "embeddings":
+        model, *arguments = arguments
+        if model:
+            fill_in_model(arguments[0], model)
     if tool == "predictions":
         let_tools_load_their_own_checkpoints()
     if tool == "validate":

@@ -12,9 +12,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from eval_recipes.whole_files import whole_file
+from safe_download.checksum import blocks_of
 
 PACKAGES = (
     "hear_dasheng",
@@ -32,6 +36,11 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 """What a model is, in Hugging Face's layout."""
 
+UNIDENTIFIED = (
+    "the module's own default weights, which are not identified: if they change, results of the old ones are "
+    "taken for theirs; weights named with --model are told apart"
+)
+
 
 def sha256_of(path: Path) -> str:
     """Hash of a file, or of a folder's files with their names (hidden ones left out)."""
@@ -43,10 +52,42 @@ def sha256_of(path: Path) -> str:
             if any(part.startswith(".") for part in relative.parts):
                 continue
             digest.update(str(relative).encode() + b"\0")
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+        for block in blocks_of(file):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def model_identity(module: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What embeddings depend on, beside the audio: module, checkpoint, options, and files that options name.
+
+    Args:
+        module: its name.
+        model: a checkpoint's path, or a name that the module has resolved: a Hub id is told with the revision
+            that the local Hub cache has, so load the model first. None: the module's own choice, which is
+            not told; see `UNIDENTIFIED`.
+        options: of its `load_model`.
+    """
+    files = {name: sha256_of(Path(value)) for name, value in options.items() if _is_file(value)}
+    checkpoint = checkpoint_identity(model)["sha256"] or _name_with_revision(model or "")
+    return {"module": module, "checkpoint": checkpoint, "options": options} | (
+        {"files_of_options": files} if files else {}
+    )
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isfile(value)
+
+
+def _name_with_revision(name: str) -> str:
+    """`owner/name` -> `owner/name@revision`, if the local Hub cache knows; other names as they are."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    owner, slash, repository = name.partition("/")
+    folder = f"models--{owner}--{repository.partition('/')[0]}"
+    revision = Path(HF_HUB_CACHE, folder, "refs", "main")
+    if not slash or "://" in name or not revision.is_file():
+        return name
+    return f"{name}@{revision.read_text().strip()}"
 
 
 def checkpoint_identity(model: str | None) -> dict[str, str]:
@@ -87,10 +128,9 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON under a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    """Write strict JSON, whole or not there."""
+    with whole_file(path) as file:
+        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def circumstances(seconds: float) -> dict[str, Any]:
@@ -98,9 +138,11 @@ def circumstances(seconds: float) -> dict[str, Any]:
     return {"command": " ".join(sys.argv), "versions": versions(), "seconds": round(seconds, 3)}
 
 
-def record(path: Path, identity: dict[str, Any], seconds: float) -> None:
-    """Leave a provenance file: `identity` is what a later run must match."""
-    write_json(path, {"identity": identity, **circumstances(seconds)})
+def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:
+    """Leave a provenance file: `identity` is what a later run must match, but not what is told `further`."""
+    if identity.get("checkpoint") == "":
+        further["weights"] = UNIDENTIFIED
+    write_json(path, {"identity": identity, **further, **circumstances(seconds)})
 
 
 def difference(path: Path, identity: dict[str, Any]) -> str:
@@ -116,5 +158,18 @@ def difference(path: Path, identity: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     """A value for a message; of a hash its first twelve digits."""
-    is_hash = isinstance(value, str) and len(value) == 64
-    return f"{value[:12]}..." if is_hash else repr(value)
+    return f"{value[:12]}..." if is_hash(value) else repr(value)
+
+
+def in_short(checkpoint: str, digits: int = 12) -> str:
+    """The first digits of a hash; a name as it is, since names begin alike.
+
+    >>> in_short("5d" * 32), in_short("owner/name@1f2e")
+    ('5d5d5d5d5d5d', 'owner/name@1f2e')
+    """
+    return checkpoint[:digits] if is_hash(checkpoint) else checkpoint
+
+
+def is_hash(value: Any) -> bool:
+    """Whether a recorded value is a SHA-256, not a name."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

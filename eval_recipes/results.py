@@ -91,11 +91,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def summary(task_dir: Path) -> str:
-    """One line about a scored task."""
-    return str(primary_score(task_dir))
-
-
 def scores_that_are_nan(task_dir: Path) -> list[str]:
     """Dotted names of all scores that are not a number (a class absent from a split, say)."""
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE
-from eval_recipes.results import PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, summary, task_folders
+from eval_recipes.results import PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
+from eval_recipes.scored_task import summary
 from eval_recipes.scoring.grid import OFFICIAL_SEED
 from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
 from eval_recipes.scoring.score_file import SCORER, combine
@@ -59,7 +60,7 @@ def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
     keep_freed_memory()
     workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1
     with ThreadPoolExecutor(workers) as pool:
-        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool))
+        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool), redo=redo)
 
 
 def _check_device(device: str) -> None:

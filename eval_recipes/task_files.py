@@ -1,4 +1,4 @@
-"""The files of one task: what belongs to it, and how a clip is written."""
+"""The files of one task: what belongs to it, and its clips at another rate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import soundfile
 import soxr
 
 from eval_recipes.archives import ImportProblem
+from eval_recipes.whole_files import write_whole as write_whole
 
 WAV_HEADER_BYTES = 44
 FAINT_PEAK = 16 / 32768
@@ -34,14 +35,6 @@ def resample(content: bytes, rate_hz: int) -> bytes:
     written = io.BytesIO()
     soundfile.write(written, converted, rate_hz, subtype=subtype, format="WAV")
     return written.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def read_json(path: Path) -> Any:

@@ -19,7 +19,8 @@ import soundfile
 from tqdm import tqdm
 
 from eval_recipes.archives import ImportProblem, Member, archive_members, folder_members
-from eval_recipes.task_files import lists_of, missing_files, resample, write_whole
+from eval_recipes.task_files import lists_of, missing_files, resample
+from eval_recipes.whole_files import remove_partial, write_whole
 
 IN_FLIGHT_PER_WORKER = 4
 IN_FLIGHT_BYTES = 1 << 29
@@ -113,6 +114,7 @@ class TaskImport:
         for folder in self.partial.iterdir():
             if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in self.lacking_hz:
                 shutil.rmtree(folder)  # of an earlier import that wanted more
+        remove_partial(self.partial)
         if self.final.exists():
             self._join()
         else:

@@ -10,13 +10,16 @@ import click
 from eval_recipes.task_checks import TaskProblem
 
 
-def for_each_task(tasks: list[Path], work: Callable[[Path], None], aloud: bool = True) -> None:
+def for_each_task(
+    tasks: list[Path], work: Callable[[Path], None], aloud: bool = True, redo: bool = False
+) -> None:
     """Do `work` on each task; a problem stops that task alone and the exit code says so.
 
     Args:
         tasks: their folders.
         work: raises `TaskProblem` for a task that cannot be done.
         aloud: say which task it is; of several processes one should.
+        redo: whether finished tasks are done again, which is to be known by who stops the work.
     """
     failed: dict[str, str] = {}
     for number, task in enumerate(tasks, 1):
@@ -26,9 +29,7 @@ def for_each_task(tasks: list[Path], work: Callable[[Path], None], aloud: bool =
             work(task)
         except KeyboardInterrupt:
             if aloud:
-                click.echo(
-                    "  stopped; nothing is marked done, and the same command goes on from here", err=True
-                )
+                click.echo(f"  {_what_is_next(tasks[: number - 1] if redo else [])}", err=True)
             raise
         except TaskProblem as problem:
             failed[task.name] = str(problem)
@@ -39,3 +40,12 @@ def for_each_task(tasks: list[Path], work: Callable[[Path], None], aloud: bool =
         raise click.ClickException(
             f"{len(failed)} of {len(tasks)} tasks are not done: {names} (reasons above)"
         )
+
+
+def _what_is_next(done_again: list[Path]) -> str:
+    """What to say to who stopped the work."""
+    said = "stopped; nothing is marked done, and the same command goes on from here"
+    if done_again:
+        names = ", ".join(task.name for task in done_again)
+        said += f", but its --redo first does again what this one has finished ({names})"
+    return said

@@ -29,13 +29,17 @@ LIST_COLUMNS: dict[str, Callable[[HearTask], Any]] = {
     "folds": lambda task: task.folds or "none",
     "metric": lambda task: task.metric,
     "seconds": lambda task: f"{task.seconds:g}" if task.seconds else "variable",
-    "hours": lambda task: f"{task.hours:.2f}",
+    "hours": lambda task: task.hours,
     "clips": lambda task: task.clips,
     "classes": lambda task: task.classes,
-    "gb_at_16k": lambda task: f"{clips_bytes(task, 16_000) / GIGABYTE:.2f}",
+    "gb_at_16k": lambda task: clips_bytes(task, 16_000) / GIGABYTE,
     "licence": lambda task: task.licence or "unknown",
     "archive": lambda task: task.archive,
 }
+SIZES_REMARK = (
+    "archive_gb: what is unknown here the record tells; `hear-dasheng tasks list --online` asks it, and "
+    "`tasks fetch` says all sizes before it downloads"
+)
 NOT_IN_THE_TABLE = ("title", "version", "hours", "archive")
 """Columns that only the CSV has: the others tell them."""
 
@@ -77,19 +81,38 @@ def list_command(names: tuple[str, ...], layout: str, online: bool, zenodo: str)
     except (UnknownTask, DownloadError) as problem:
         raise click.ClickException(str(problem)) from problem
 
-    def archive_gb(task: HearTask) -> str:
+    def archive_gb(task: HearTask) -> float | str:
         size = files[task.archive].size_bytes if task.archive in files else task.archive_bytes
-        return "unknown" if size is None else f"{size / GIGABYTE:.2f}"
+        return "unknown" if size is None else size / GIGABYTE
 
     columns = LIST_COLUMNS | {"archive_gb": archive_gb}
     if layout == "table":
         columns = {name: value for name, value in columns.items() if name not in NOT_IN_THE_TABLE}
-    rows = [list(columns), *([str(value(task)) for value in columns.values()] for task in chosen)]
+    written = _rounded if layout == "table" else _exact
+    rows = [list(columns), *([written(value(task)) for value in columns.values()] for task in chosen)]
     if layout == "csv":
         click.echo(_csv(rows))
         return
     click.echo(_table(rows))
     click.echo(f"\nArchives: hear2021-<folder>-48000.tar.gz in {zenodo}/records/{ZENODO_RECORD}")
+    if not online and any(row[-1] == "unknown" for row in rows):
+        click.echo(SIZES_REMARK)
+
+
+def _rounded(value: Any) -> str:
+    """A cell for people.
+
+    >>> _rounded(11.0612), _rounded(0.0042), _rounded(5)
+    ('11.06', '<0.01', '5')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    return "<0.01" if 0 < value < 0.01 else f"{value:.2f}"
+
+
+def _exact(value: Any) -> str:
+    """A cell for programs; sizes are estimates, so six digits are all."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _csv(rows: list[list[str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,12 +42,19 @@ def has_checksum(path: Path, checksum: str) -> bool:
     return digest_of(path, algorithm, is_shown=True) == expected
 
 
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """A file's content, a block at a time."""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
 def digest_of(path: Path, algorithm: str, is_shown: bool = False) -> str:
     """Hex digits of a file's hash, with a bar if it shall be shown."""
     digest = hashlib.new(algorithm)
     size = {"total": path.stat().st_size, "unit": "B", "unit_scale": True, "disable": not is_shown}
-    with path.open("rb") as file, tqdm(desc=f"checking {path.name}", leave=False, **size) as bar:
-        while block := file.read(BLOCK_BYTES):
+    with tqdm(desc=f"checking {path.name}", leave=False, **size) as bar:
+        for block in blocks_of(path):
             digest.update(block)
             bar.update(len(block))
     return digest.hexdigest()

@@ -113,6 +113,87 @@ def test_a_batch_too_large_for_the_memory_is_halved(tmp_path):
     np.testing.assert_allclose(rows[np.argsort(indices), 0], np.arange(10) / 100, atol=1e-7)
 
 
+class Picky:
+    """A HEAR module that raises an error for loud clips, or for any in a batch of several."""
+
+    def __init__(self, error, largest_batch=99):
+        self.error, self.largest_batch = error, largest_batch
+
+    def get_scene_embeddings(self, audio, model):
+        if audio.max() > 1:
+            self.error()
+        if len(audio) > self.largest_batch:
+            raise ValueError(f"{len(audio)} clips are too many")
+        return audio[:, :1]
+
+    def get_timestamp_embeddings(self, audio, model):
+        raise NotImplementedError
+
+
+def picky_module(*arguments) -> HearModule:
+    model = torch.nn.Identity()
+    model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size = 16_000, 1, 1
+    return HearModule("picky", Picky(*arguments), model, torch.device("cpu"))
+
+
+def refuses():
+    raise ValueError("audio must be in [-1, 1]\nsee the docs")
+
+
+def machine_has_too_little_memory():
+    torch.empty(1 << 50)
+
+
+def gpu_has_too_little_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def numpy_has_too_little_memory():
+    np.empty(1 << 55)
+
+
+@pytest.fixture
+def one_loud(tmp_path):
+    for number in range(10):
+        soundfile.write(tmp_path / f"{number}.wav", np.full(160, number / 10), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "6.wav", np.full(160, 200.0), 16_000, subtype="FLOAT")
+    return [tmp_path / f"{number}.wav" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (refuses, r"/6\.wav: the module refuses it: audio must be in \[-1, 1\]$"),
+        (machine_has_too_little_memory, r"/6\.wav: its 0\.0 s are too much for the memory: .*allocate"),
+        (gpu_has_too_little_memory, r"/6\.wav: its 0\.0 s are too much for the memory: CUDA out"),
+        (numpy_has_too_little_memory, r"/6\.wav: its 0\.0 s are too much for the memory: Unable"),
+    ],
+)
+def test_the_clip_that_a_module_stumbles_over_is_named(one_loud, error, message):
+    with pytest.raises(ClipProblem, match=message):
+        list(scene_embeddings(picky_module(error), one_loud))
+
+
+def test_a_module_that_refuses_only_large_batches_gets_small_ones(one_loud):
+    ((indices, rows),) = scene_embeddings(picky_module(lambda: None, 2), one_loud)
+    assert len(indices) == 10
+    assert rows[indices.index(3), 0] == np.float32(0.3)
+
+
+def test_a_modules_own_faults_are_not_a_clips(one_loud):
+    module = picky_module(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(scene_embeddings(module, one_loud))
+    module.scene_size = 2
+    with pytest.raises(ModuleProblem, match="gives the shape"):
+        list(scene_embeddings(module, one_loud[:3]))
+
+
+def test_a_clip_out_of_range_is_named_with_our_encoder(one_loud, tiny_folder):
+    with pytest.raises(ClipProblem, match=r"/6\.wav: the module refuses it: .*200"):
+        list(scene_embeddings(load_module("hear_dasheng", str(tiny_folder)), one_loud))
+
+
 def test_files_that_cannot_be_read_are_named(files, tmp_path):
     (tmp_path / "text.wav").write_text("no audio")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
@@ -144,6 +225,7 @@ def test_modules_that_are_none_are_refused(tmp_path, monkeypatch, number):
         "class Model(torch.nn.Module):\n    sample_rate = scene_embedding_size = timestamp_embedding_size = 1"
     )
     (tmp_path / f"broken{number}.py").write_text(f"import torch\n{model}\n{functions}\n{source}\n")
+    (tmp_path / "weights").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(ModuleProblem, match=message):

@@ -16,6 +16,7 @@ from conftest import run_command
 from hear_modules import write_module
 
 from eval_recipes import synthetic_tasks
+from eval_recipes.embedding.output_folder import locked
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 
 LOG_MEL = "eval_recipes.baselines.log_mel"
@@ -47,11 +48,11 @@ def embedded(tmp_path_factory, scene_task) -> Path:
 def embeddings(tmp_path, embedded) -> Path:
     """A copy of the embedded task's folder."""
     shutil.copytree(embedded / "embeddings", tmp_path / "embeddings")
-    return next((tmp_path / "embeddings" / LOG_MEL).iterdir())
+    return next((tmp_path / "embeddings" / LOG_MEL).glob("[!.]*"))
 
 
 def test_embeddings_record_their_origin_and_finished_work_is_kept(embedded):
-    folder = next((embedded / "embeddings" / LOG_MEL).iterdir())
+    folder = next((embedded / "embeddings" / LOG_MEL).glob("[!.]*"))
     recorded = json.loads((folder / "hear-dasheng.embeddings.json").read_text())
     assert recorded["identity"]["module"] == LOG_MEL
     assert recorded["versions"]["heareval"] == "2021.1.3"
@@ -93,6 +94,18 @@ def test_one_bad_task_is_named_and_does_not_stop_the_others(tmp_path, tasks):
     assert "1 of 2 tasks are not done: a_bad_one" in result.stderr
     assert "no HEAR tasks: notes.txt" in result.stderr
     assert (tmp_path / "embeddings" / LOG_MEL / good.name / ".done.embeddings").exists()
+
+
+def test_a_redo_that_cannot_begin_loses_nothing(tmp_path, tasks, embeddings):
+    done = embeddings / ".done.embeddings"
+    sorted((tasks / embeddings.name / "16000" / "fold00").iterdir())[0].unlink()
+    result = run_command("heareval", "embeddings", LOG_MEL, "--quiet", "--redo", cwd=tmp_path)
+    assert "is missing" in result.stderr
+    assert done.exists()
+    with locked(embeddings):
+        refused = run_command("heareval", "embeddings", LOG_MEL, "--quiet", "--redo", cwd=tmp_path)
+    assert "another run is embedding into" in refused.stderr
+    assert done.exists()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import json
 import click
 import pytest
 
-from eval_recipes.results import primary_score, scores_that_are_nan, summary, task_folders
+from eval_recipes.results import primary_score, scores_that_are_nan, task_folders
+from eval_recipes.scored_task import summary
 
 FOLDS = {
     "fold00": {"test_loss": 0.5, "test_top1_acc": 0.5},
@@ -25,7 +26,23 @@ def test_folds_are_summarised_with_their_spread(tmp_path):
     task = scored(tmp_path / "esc50", ["top1_acc"], FOLDS)
     score = primary_score(task)
     assert (score.task, score.metric, score.mean, score.std) == ("esc50", "top1_acc", 0.6, 0.1414)
-    assert summary(task) == "top1_acc 0.600 ± 0.141"
+    assert summary(task) == "top1_acc 0.600 ± 0.141 over 2 folds"
+
+
+def test_spreads_over_seeds_are_told_from_those_over_folds(tmp_path):
+    """What `score --seeds 3` writes."""
+    over_seeds = {
+        "seeds": [42, 43, 44],
+        "spread_over_seeds": {"aggregated_scores": {"test_top1_acc_mean": 0.02}},
+    }
+    task = scored(tmp_path / "esc50", ["top1_acc"], FOLDS | over_seeds)
+    assert summary(task) == "top1_acc 0.600 ± 0.141 over 2 folds, ± 0.020 over 3 seeds"
+    over_seeds["spread_over_seeds"] = {"test": {"test_mAP": 0.5}}
+    task = scored(tmp_path / "fsd50k", ["mAP"], {"test": {"test_mAP": 0.25}} | over_seeds)
+    assert summary(task) == "mAP 0.250 ± 0.500 over 3 seeds"
+    over_seeds["spread_over_seeds"] = {"test": {"test_mAP": None}}  # of one seed
+    task = scored(tmp_path / "one", ["mAP"], {"test": {"test_mAP": 0.25}} | over_seeds)
+    assert summary(task) == "mAP 0.250"
 
 
 def test_one_test_split_has_no_spread(tmp_path):

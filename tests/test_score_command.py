@@ -75,7 +75,8 @@ def test_the_file_has_hearevals_schema(tmp_path, kind):
 
 
 def test_scores_are_repeatable_and_seeds_differ(task):
-    run(task, *QUICK, "--seeds", 2)
+    assert " over 3 folds, ± " in (said := run(task, *QUICK, "--seeds", 2))
+    assert " over 2 seeds in " in said
     first = strictly_read(task)
     run(task, *QUICK, "--seeds", 2, "--redo")
     second = strictly_read(task)

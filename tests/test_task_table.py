@@ -106,10 +106,15 @@ def test_the_readme_tells_the_true_sizes():
 def test_the_list_is_a_table_or_csv(tmp_path):
     table = run_command("tasks", "list", cwd=tmp_path).stdout.splitlines()
     assert table[0].split()[:3] == ["folder", "domain", "embedding"]
-    assert len(table) == 1 + 20 + 2
+    assert len(table) == 1 + 20 + 3
+    assert "`hear-dasheng tasks list --online` asks it" in table[-1]
+    cells = [cell for row in table for cell in row.split()]
+    assert "<0.01" in cells
+    assert "0.00" not in cells
     rows = run_command("tasks", "list", "esc50", "maestro", "--format", "csv", cwd=tmp_path).stdout
     esc50, maestro = csv.DictReader(io.StringIO(rows))
     assert esc50["archive"] == "hear2021-esc50-v2.0.0-full-48000.tar.gz"
+    assert float(esc50["gb_at_16k"]) == pytest.approx(2000 * (5 * 32_000 + 4096) / 1e9, rel=1e-5)
     assert (esc50["archive_gb"], maestro["licence"], maestro["version"]) == (
         "unknown",
         "CC BY-NC-SA 4.0",

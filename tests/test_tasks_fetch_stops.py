@@ -30,17 +30,17 @@ def fetch(server, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_is_told_and_nothing_is_lost(fetch, server, tmp_path, monkeypatch):
-    write, written = Path.write_bytes, []
+    rename, written = Path.replace, []
 
-    def fills_up(path, content):
-        if path.name.endswith(".wav.partial"):
+    def fills_up(path, target):
+        if target.suffix == ".wav":
             if len(written) == 5:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
             written.append(path)
-        return write(path, content)
+        return rename(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", fills_up)
+        patched.setattr(Path, "replace", fills_up)
         result = fetch("gunshot_triangulation", "beijing_opera")
     assert result.exit_code == 1
     assert "No space left on device" in result.output
@@ -51,17 +51,17 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_lost(fetch, server, tmp_pat
 
 
 def test_what_an_earlier_try_wanted_more_is_not_left_half_done(fetch, tmp_path, monkeypatch):
-    write, written = Path.write_bytes, []
+    rename, written = Path.replace, []
 
-    def stops(path, content):
-        if path.name.endswith(".wav.partial"):
+    def stops(path, target):
+        if target.suffix == ".wav":
             if len(written) == 7:
                 raise OSError(errno.EIO, "Input/output error", str(path))
             written.append(path)
-        return write(path, content)
+        return rename(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", stops)
+        patched.setattr(Path, "replace", stops)
         assert fetch("gunshot_triangulation", "--keep-48k").exit_code == 1
     assert fetch("gunshot_triangulation").exit_code == 0
     assert [path.name for path in (tmp_path / "tasks" / GUNSHOT).iterdir() if path.is_dir()] == ["16000"]

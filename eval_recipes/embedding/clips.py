@@ -14,7 +14,7 @@ import soundfile
 import soxr
 import torch
 
-from eval_recipes.embedding.module import Embedding, HearModule
+from eval_recipes.embedding.module import Embedding, HearModule, ModuleProblem
 
 READERS = 2
 BATCHES_AHEAD = 2
@@ -23,7 +23,7 @@ BATCH_S = {"cpu": 120.0, "cuda": 640.0}
 
 
 class ClipProblem(ValueError):
-    """A clip cannot be read, or its embedding is not finite."""
+    """A clip cannot be read, the module refuses it, or its embedding is not finite."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def read_clip(path: Path, rate_hz: int) -> np.ndarray:
         samples, found_hz = soundfile.read(path, dtype="float32")
     except (OSError, soundfile.SoundFileError) as error:
         raise ClipProblem(f"{path} cannot be read: {error}") from error
+    except MemoryError as error:
+        raise ClipProblem(f"{path} is too long for the memory: {error}") from error
     if samples.ndim == 2:
         samples = samples.mean(axis=1, dtype=np.float32)
     if found_hz != rate_hz:
@@ -105,7 +107,8 @@ def embed_clips(
         For each batch its clips' indices and embeddings.
 
     Raises:
-        ClipProblem: a clip cannot be read, or its embedding is not finite.
+        ClipProblem: a clip cannot be read, is too long for the memory or refused by the module, or its
+            embedding is not finite.
         ModuleProblem: see `HearModule`.
     """
     embed = module.moments if over_time else module.scenes
@@ -120,7 +123,8 @@ def embed_clips(
             audio = {index: future.result() for index, future in ahead.popleft()}
             found = []
             for group in _groups(audio, module.takes_lengths):
-                found += zip(group, _embed_what_fits(embed, [audio[index] for index in group]), strict=True)
+                samples, own = [audio[index] for index in group], [clips[index] for index in group]
+                found += zip(group, _embed_what_fits(embed, samples, own), strict=True)
             for index, embedding in found:
                 if not np.isfinite(embedding.values).all():
                     path = clips[index].path
@@ -166,14 +170,36 @@ def _groups(audio: dict[int, np.ndarray], takes_lengths: bool) -> list[list[int]
 
 
 def _embed_what_fits(
-    embed: Callable[[list[np.ndarray]], list[Embedding]], audio: list[np.ndarray]
+    embed: Callable[[list[np.ndarray]], list[Embedding]], audio: list[np.ndarray], clips: list[Clip]
 ) -> list[Embedding]:
-    """Embed a batch; halve it where the GPU's memory is too small for all of it."""
+    """Embed clips in one call, or halve them where the memory is too small for all or the module refuses one.
+
+    Raises:
+        ClipProblem: one clip alone is too much, or refused.
+    """
     try:
         return embed(audio)
-    except torch.OutOfMemoryError:
-        if len(audio) == 1:
+    except ModuleProblem:
+        raise
+    except (ValueError, MemoryError, RuntimeError) as error:
+        is_memory_full = _is_memory_full(error)
+        if not is_memory_full and not isinstance(error, ValueError):
             raise
+        if len(audio) == 1:
+            path, seconds = clips[0].path, clips[0].seconds
+            why = "the module refuses it"
+            if is_memory_full:
+                why = f"its {seconds:.1f} s are too much for the memory"
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ClipProblem(f"{path}: {why}: {reason}") from error
     torch.cuda.empty_cache()
     half = len(audio) // 2
-    return _embed_what_fits(embed, audio[:half]) + _embed_what_fits(embed, audio[half:])
+    return _embed_what_fits(embed, audio[:half], clips[:half]) + _embed_what_fits(
+        embed, audio[half:], clips[half:]
+    )
+
+
+def _is_memory_full(error: Exception) -> bool:
+    """Whether a GPU's or the machine's memory is too small; torch has no class of errors for the latter."""
+    said = ("can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in said)

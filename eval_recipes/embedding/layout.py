@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eval_recipes.embedding.module import Embedding
+from eval_recipes.whole_files import whole_file, write_whole
 
 EMBEDDINGS_DONE = ".done.embeddings"
 EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
@@ -45,7 +45,7 @@ def copy_task_files(task_dir: Path, out: Path) -> dict[str, dict[str, Any]]:
     metadata = json.loads((task_dir / "task_metadata.json").read_text())
     lists = [f"{split}.json" for split in metadata["splits"]]
     for name in ("task_metadata.json", "labelvocabulary.csv", *lists):
-        shutil.copy(task_dir / name, out / name)
+        write_whole(out / name, (task_dir / name).read_bytes())
     for split in metadata["splits"]:
         (out / split).mkdir(exist_ok=True)
     return {split: json.loads((out / f"{split}.json").read_text()) for split in metadata["splits"]}
@@ -57,7 +57,7 @@ def is_written(out: Path, split: str, clip: str) -> bool:
 
 
 def write_clip(out: Path, split: str, clip: str, embedding: Embedding, labels: list[Any]) -> None:
-    """Write a clip's files, each under a temporary name, then renamed.
+    """Write a clip's files, each whole or not there.
 
     Args:
         out: of the task's embeddings.
@@ -71,11 +71,8 @@ def write_clip(out: Path, split: str, clip: str, embedding: Embedding, labels: l
         labels, indent = labels_over_time(labels, embedding.timestamps_ms), 4
         _write_text(folder / f"{clip}.timestamps.json", json.dumps(embedding.timestamps_ms.tolist()))
     _write_text(folder / f"{clip}.target-labels.json", json.dumps(labels, indent=indent))
-    whole = folder / f"{clip}.embedding.npy"
-    partial = folder / f".{whole.name}.partial"
-    with partial.open("wb") as file:
+    with whole_file(folder / f"{clip}.embedding.npy") as file:
         np.save(file, embedding.values)
-    partial.replace(whole)
 
 
 def labels_over_time(events: Iterable[dict[str, Any]], timestamps_ms: np.ndarray) -> list[list[str]]:
@@ -109,8 +106,7 @@ def _join(out: Path, split: str, files: list[Path]) -> None:
     labels: list[Any] = []
     moments: list[tuple[str, float]] = []
     n_rows = dimensions = 0
-    rows_file = out / f".{split}.embeddings.npy.partial"
-    with rows_file.open("wb") as joined:
+    with whole_file(out / f"{split}.embeddings.npy") as joined:
         for file in files:
             values = np.load(file).astype(np.float32)
             clip = str(file).removesuffix(".embedding.npy")
@@ -123,14 +119,11 @@ def _join(out: Path, split: str, files: list[Path]) -> None:
                 labels.append(clip_labels)
             joined.write(values.tobytes())
             n_rows, dimensions = n_rows + (len(values) if values.ndim == 2 else 1), values.shape[-1]
-    (out / f"{split}.target-labels.pkl").write_bytes(pickle.dumps(labels))
+    write_whole(out / f"{split}.target-labels.pkl", pickle.dumps(labels))
     if moments:
         _write_text(out / f"{split}.filename-timestamps.json", json.dumps(moments, indent=4))
-    rows_file.replace(out / f"{split}.embeddings.npy")
     _write_text(out / f"{split}.embedding-dimensions.json", json.dumps((n_rows, dimensions)))
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_whole(path, text.encode())

@@ -7,7 +7,6 @@ functions also take `lengths` (valid samples of each clip) can have clips of dif
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from eval_recipes.hear_modules import import_hear_module
+from eval_recipes.model_arguments import cannot_load, refuse_weights_among_options
 
 FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 ATTRIBUTES = ("sample_rate", "scene_embedding_size", "timestamp_embedding_size")
@@ -47,6 +49,7 @@ class HearModule:
         model: what its `load_model` gave, on `device`, in evaluation mode.
         sample_rate_hz: of the audio it takes.
         takes_lengths: whether clips of different length can share a batch.
+        has_weights: whether there is anything learned in it.
     """
 
     def __init__(self, name: str, module: Any, model: torch.nn.Module, device: torch.device) -> None:
@@ -55,6 +58,7 @@ class HearModule:
         self.device = device
         self.sample_rate_hz = int(model.sample_rate)
         self.scene_size = int(model.scene_embedding_size)
+        self.has_weights = next(model.parameters(), None) is not None
         self.timestamp_size = int(model.timestamp_embedding_size)
         self._scene, self._timestamps = module.get_scene_embeddings, module.get_timestamp_embeddings
         self.takes_lengths = _takes_lengths(self._scene) and _takes_lengths(self._timestamps)
@@ -116,7 +120,7 @@ def load_module(
 
     Args:
         name: as Python imports it; modules in the working directory count.
-        model: a checkpoint for its `load_model`; None: the module's own choice.
+        model: a checkpoint for its `load_model`, a path or a name that it finds; None: its own choice.
         options: further keywords for `load_model`.
         device: where the model shall compute.
 
@@ -127,15 +131,16 @@ def load_module(
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        module = importlib.import_module(name)
+        module = import_hear_module(name)
     except ImportError as error:
         raise ModuleProblem(f"the module {name} cannot be imported: {error}") from error
     if lacking := [function for function in FUNCTIONS if not callable(getattr(module, function, None))]:
         raise ModuleProblem(f"{name} is no HEAR module: it has no {', '.join(lacking)}")
     try:
+        refuse_weights_among_options(module.load_model, options or {})
         loaded = module.load_model(*([model] if model else []), **(options or {}))
     except (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError) as error:
-        raise ModuleProblem(f"{name}.load_model({model or ''}) failed: {error}") from error
+        raise ModuleProblem(cannot_load(name, model, error)) from error
     if not isinstance(loaded, torch.nn.Module):
         raise ModuleProblem(
             f"{name}.load_model gives a {type(loaded).__name__}, and only torch's models are run here; "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,9 @@ from eval_recipes import provenance
 from eval_recipes.embedding import layout
 from eval_recipes.embedding.clips import Clip, ClipProblem, batch_seconds, embed_clips, plan_batches
 from eval_recipes.embedding.module import HearModule, ModuleProblem
+from eval_recipes.embedding.output_folder import BEGUN, Found, begin, locked, look_into
 from eval_recipes.embedding.processes import Processes
 from eval_recipes.task_checks import TaskProblem, check_task_audio
-
-BEGUN = ".hear-dasheng.begun.json"
-"""In a folder of embeddings that are not finished: what they are made from."""
 
 
 class TaskEmbedder:
@@ -47,17 +45,26 @@ class TaskEmbedder:
         Args:
             task_dir: with audio at the module's sample rate.
             out: the task's folder of embeddings.
-            redo: replace what is there already.
+            redo: replace what is there already, but go on with what a stopped `--redo` has begun.
 
         Returns:
             What happened, for people.
 
         Raises:
             TaskProblem: a file of the task is missing or broken, an embedding is not finite, or `out` holds
-                embeddings of something else. What was embedded before stays, and is not embedded again.
+                something else or is another run's. What was embedded before stays, and is not embedded again.
         """
+        with ExitStack() as held:
+            return self._embed(task_dir, out, redo, held)
+
+    def _embed(self, task_dir: Path, out: Path, redo: bool, held: ExitStack) -> str:
         start = time.monotonic()
-        seconds = self.processes.first_does(lambda: self._prepare(task_dir, out, redo), TaskProblem)
+
+        def prepare() -> dict[str, dict[str, float]] | None:
+            held.enter_context(locked(out))
+            return self._prepare(task_dir, out, redo)
+
+        seconds = self.processes.first_does(prepare, TaskProblem)
         if seconds is None:
             return "already embedded"
         metadata = json.loads((out / "task_metadata.json").read_text())
@@ -68,7 +75,9 @@ class TaskEmbedder:
         over_time = metadata["embedding_type"] == "event"
         self.processes.each_does(lambda: self._embed_share(out, splits, todo, clips, over_time), TaskProblem)
         self.processes.first_does(lambda: self._finish(task_dir, out, splits, clips, start), TaskProblem)
-        return f"embedded in {time.monotonic() - start:.0f} s: {out}"
+        kept = sum(map(len, splits.values())) - len(clips)
+        said = f" ({kept} clips kept from a run that was stopped)" if kept else ""
+        return f"embedded in {time.monotonic() - start:.0f} s{said}: {out}"
 
     def _identity_of(self, task_dir: Path) -> dict[str, Any]:
         return {**self.identity, "task": provenance.task_identity(task_dir)}
@@ -76,22 +85,11 @@ class TaskEmbedder:
     def _prepare(self, task_dir: Path, out: Path, redo: bool) -> dict[str, dict[str, float]] | None:
         """Check everything that can be checked beforehand; give the seconds of each clip still to embed."""
         identity = self._identity_of(task_dir)
-        if redo and out.exists():
-            shutil.rmtree(out)
-        record = out / (layout.EMBEDDINGS_RECORD if (out / layout.EMBEDDINGS_DONE).exists() else BEGUN)
-        if record.name != BEGUN or record.exists():
-            if changed := provenance.difference(record, identity):
-                raise TaskProblem(
-                    f"{out} holds embeddings of something else ({changed}); "
-                    "--redo replaces them, another --out keeps both"
-                )
-            if record.name != BEGUN:
-                return None
-        elif out.exists():  # left by heareval's own runner, which cannot go on with it either
-            shutil.rmtree(out)
+        found = look_into(out, identity, redo)
+        if found is Found.ALL:
+            return None
         frames = check_task_audio(task_dir, self.module.sample_rate_hz)
-        out.mkdir(parents=True, exist_ok=True)
-        provenance.record(out / BEGUN, identity, 0)
+        begin(out, identity, found, redo)
         splits = layout.copy_task_files(task_dir, out)
         rate_hz = self.module.sample_rate_hz
         return {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import click
 from jaxtyping import Float
 from numpy import ndarray
 from tqdm import tqdm
@@ -17,7 +20,7 @@ from eval_recipes import provenance
 from eval_recipes.datasets.audio_files import decoding_fault, faults
 from eval_recipes.datasets.clips import ClipList, Faults
 from eval_recipes.embedding.clips import ClipProblem, scene_embeddings
-from eval_recipes.embedding.module import load_module
+from eval_recipes.embedding.module import HearModule, load_module
 from eval_recipes.neighbours.stored_embeddings import Batches, stored_embeddings, stored_keys
 
 
@@ -38,22 +41,32 @@ class Embedder:
     device: str
 
     def identity(self) -> dict[str, Any]:
-        """What embeddings are made from, but for the clips."""
-        checkpoint = provenance.checkpoint_identity(self.model)["sha256"]
-        return {"module": self.module, "checkpoint": checkpoint, "options": self.options}
+        """What embeddings are made from, but for the clips.
+
+        Raises:
+            ModuleProblem: the model is no path, and cannot be loaded by its name.
+        """
+        if self.model and not Path(self.model).exists():
+            _ = self._loaded  # or the revision that a name stands for may not be known
+        return provenance.model_identity(self.module, self.model, self.options)
+
+    @cached_property
+    def _loaded(self) -> HearModule:
+        return load_module(self.module, self.model, self.options, self.device)
 
     def __call__(self, paths: list[Path]) -> Batches:
         """Embed files, with a bar; the model is loaded for it."""
-        module = load_module(self.module, self.model, self.options, self.device)
+        if self._loaded.has_weights and not self.model:
+            click.echo(f"{self.module} has {provenance.UNIDENTIFIED}", err=True)
         with tqdm(total=len(paths), unit=" clips", desc="embedding", disable=None) as bar:
-            for indices, vectors in scene_embeddings(module, paths):
+            for indices, vectors in scene_embeddings(self._loaded, paths):
                 yield indices, vectors
                 bar.update(len(indices))
 
 
 def model_folder(identity: dict[str, Any]) -> str:
-    """The module's name, with the first digits of its weights' and options' hashes."""
-    parts = [identity["module"], identity["checkpoint"][:8]]
+    """The module's name, its weights' hash or name, its options' hash; of hashes the first digits."""
+    parts = [identity["module"], re.sub(r"[^\w.]+", "-", provenance.in_short(identity["checkpoint"], 8))]
     if identity["options"]:
         written = json.dumps(identity["options"], sort_keys=True)
         parts.append(f"options-{hashlib.sha256(written.encode()).hexdigest()[:8]}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eval_recipes.provenance import in_short
 from eval_recipes.reporting.published import (
     APART,
     READ_OFF,
@@ -164,7 +165,7 @@ def _distinction(origin: Origin, siblings: Sequence[Origin]) -> str:
         return ""
     parts = []
     if len({(other.module, other.checkpoint) for other in siblings}) > 1:
-        weights = f"weights {origin.checkpoint[:8]}" if origin.checkpoint else "weights not recorded"
+        weights = f"weights {in_short(origin.checkpoint, 8)}" if origin.checkpoint else "weights not recorded"
         parts += [origin.module, weights]
     if len({other.options for other in siblings}) > 1:
         parts.append(origin.options)

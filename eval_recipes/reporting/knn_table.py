@@ -12,6 +12,7 @@ import click
 
 from eval_recipes.datasets.catalogue import published_datasets
 from eval_recipes.neighbours.result_files import SUFFIX
+from eval_recipes.provenance import in_short
 from eval_recipes.reporting.columns import MEASURED, number_alike, short_names
 from eval_recipes.reporting.domain_means import PAPER_KIND
 from eval_recipes.reporting.published import paper_knn
@@ -201,7 +202,7 @@ def knn_table(
 
 def _weights(result: KnnResult) -> str:
     checkpoint = result.file["identity"].get("checkpoint", "")
-    return f"; weights {checkpoint[:12]}" if checkpoint else ""
+    return f"; weights {in_short(checkpoint)}" if checkpoint else ""
 
 
 def _told_apart(rows: Sequence[KnnRow]) -> list[str]:

@@ -41,7 +41,7 @@ class Origin:
     Attributes:
         folder: the folder that holds the task folders.
         module: HEAR module, or `NO_RECORD`.
-        checkpoint: SHA-256 of the weights; empty for a module's own default.
+        checkpoint: SHA-256 of the weights, or their name; empty for a module's own default.
         options: the model's options, as sorted JSON.
         protocol: scorer, grid, seeds, as words.
     """

@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
+from eval_recipes.provenance import in_short
 from eval_recipes.reporting.columns import Cell, Column, Row
 from eval_recipes.reporting.contents import Report
 from eval_recipes.reporting.domain_means import DomainRow
@@ -133,7 +134,7 @@ _HEADS = (*DOMAINS, APART)
 
 def _how(column: Column) -> str:
     weights = column.origin.checkpoint if column.origin else ""
-    return f"{column.protocol}; weights {weights[:12]}" if weights else column.protocol
+    return f"{column.protocol}; weights {in_short(weights)}" if weights else column.protocol
 
 
 def _cell(row: Row, cell: Cell | None) -> str:
