@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 
 from hear_dasheng.checkpoint_files import CheckpointError
 from pretrain.reading.skip_log import NoUsableAudio
-from pretrain.training.build import join_processes, locate_start, new_accelerator
+from pretrain.training.build import join_processes, locate_start, must_use_cpu, new_accelerator
 from pretrain.training.class_list import agreed_labels
 from pretrain.training.classification import Classification
 from pretrain.training.config import PretrainConfig, RunConfig
@@ -39,6 +39,7 @@ from pretrain.training.run_folder import (
     written_whole,
 )
 from pretrain.training.trainer import Trainer
+from process_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,8 @@ def pretrain(config: Path, resume: bool, options: tuple[str, ...]) -> None:
 
 def run(kind: type[RunConfig], config: Path, resume: bool, options: Sequence[str]) -> None:
     """Read a config and train, as a command does; of several processes the first tells what is wrong."""
+    if must_use_cpu():
+        keep_freed_memory()
     join_processes()
     processes = Processes.of_this_run()
     try:
