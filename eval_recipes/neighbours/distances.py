@@ -67,19 +67,19 @@ class Geometry:
     def _on_device(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, torch.float32)
 
-    def scores(
-        self, numbers: Int[np.ndarray, " queries"], columns: slice
-    ) -> Float[Tensor, "queries references"]:
-        """float32 scores of the queries of these numbers and some references."""
-        queries = torch.from_numpy(_scaled(self.queries[numbers], self._query_scales[numbers])).to(
-            self.device
-        )
+    def factor(self, numbers: Int[np.ndarray, " queries"], n_references: int) -> Tensor:
+        """Queries as `scores` wants them, for about so many references at a time."""
+        queries = _scaled(self.queries[numbers], self._query_scales[numbers])
+        return self._products.packed(torch.from_numpy(queries).to(self.device), n_references)
+
+    def scores(self, factor: Tensor, columns: slice) -> Float[Tensor, "references queries"]:
+        """float32 scores of some references and the queries of a `factor`."""
         block = _tensor(self._factors[columns]).to(self.device, torch.float32)
-        scores = self._products.forward(queries, block)
+        scores = self._products.forward(block, factor)
         if self._scales is not None:
-            scores *= self._scales[columns]
+            scores *= self._scales[columns, None]
         if self._offsets is not None:
-            scores += self._offsets[columns]
+            scores += self._offsets[columns, None]
         return scores
 
     def bounds(self, numbers: Int[np.ndarray, " queries"]) -> Float[np.ndarray, " queries"]:

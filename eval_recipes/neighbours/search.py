@@ -4,8 +4,9 @@ A float32 product is wrong by no more than a bound that its length tells (Higham
 Stability of Numerical Algorithms, section 3.1). Whatever could, within twice that bound, be among
 the nearest is measured again in float64, so the answer does not depend on the order in which a
 library adds, on the blocks, or on the device. Memory is the embeddings' own (which may be mapped from
-disk), `block_bytes` of scores, twice `distances.VECTOR_BYTES`, and, where they lie on another device, in
-float64 or in memory that cannot be written to, a copy of `MAX_COLUMNS` embeddings.
+disk), `block_bytes` of scores and about as much of candidates, twice `distances.VECTOR_BYTES`, and, where
+they lie on another device, in float64 or in memory that cannot be written to, a copy of `MAX_COLUMNS`
+embeddings.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval_recipes.full_precision import full_precision
+from eval_recipes.neighbours.candidates import Candidates
 from eval_recipes.neighbours.distances import METRICS, Geometry
 
 SPARE = 32
 """Candidates kept beyond k; where more than these are within the bound, all of those are found again."""
 
-BLOCK_BYTES, MAX_COLUMNS = 32 << 20, 1 << 14
-"""Scores that stay in a processor's cache until the best are picked, and memory that is not given back."""
+BLOCK_BYTES, MAX_COLUMNS = 8 << 20, 1 << 12
+"""Scores that stay in a processor's cache until the best are picked."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def nearest(
 def block_shape(n_queries: int, n_references: int, block_bytes: int) -> tuple[int, int]:
     """Rows and columns of a block of float32 scores that takes `block_bytes` at most (or is one score).
 
-    >>> block_shape(8251, 150_000, 32 << 20)
-    (512, 16384)
+    >>> block_shape(8251, 150_000, 8 << 20)
+    (512, 4096)
     """
     columns = max(1, min(n_references, MAX_COLUMNS, block_bytes // 4))
     return max(1, min(n_queries, block_bytes // (4 * columns))), columns
@@ -128,28 +130,20 @@ class _Search:
 
     def _candidates(self, queries: np.ndarray, columns: int) -> tuple[Tensor, Tensor]:
         """The best scores and their references, best first."""
-        count = min(self.k + SPARE, self._n_others)
-        best: tuple[Tensor, Tensor] | None = None
+        candidates = Candidates(min(self.k + SPARE, self._n_others))
         for first, scores in self._scores(queries, columns):
-            values, places = scores.topk(min(count, scores.shape[1]))
-            places = places + first
-            if best is not None:
-                values, places = torch.cat([best[0], values], 1), torch.cat([best[1], places], 1)
-                values, order = values.topk(min(count, values.shape[1]))
-                places = places.gather(1, order)
-            best = values, places
-        if best is None:
-            raise ValueError("there are no references to search")
-        return best
+            candidates.add(scores, first)
+        return candidates.best()
 
     def _scores(self, queries: np.ndarray, columns: int) -> Iterator[tuple[int, Tensor]]:
-        """Scores (queries, some references) with the first reference's number; one's own is the worst."""
+        """Scores (some references, queries) with the first reference's number; one's own is the worst."""
+        factor = self.geometry.factor(queries, columns)
         for first in range(0, len(self.geometry.references), columns):
-            scores = self.geometry.scores(queries, slice(first, first + columns))
+            scores = self.geometry.scores(factor, slice(first, first + columns))
             if self.leaves_one_out:
                 own = queries - first
-                here = np.flatnonzero((own >= 0) & (own < scores.shape[1]))
-                scores[here, own[here]] = -torch.inf
+                here = np.flatnonzero((own >= 0) & (own < len(scores)))
+                scores[own[here], here] = -torch.inf
             yield first, scores
 
     def _among_all(
@@ -158,9 +152,9 @@ class _Search:
         """The nearest among all references whose scores reach the thresholds, however many."""
         best = [(np.empty((1, 0), np.int64), np.empty((1, 0))) for _ in queries]
         for first, scores in self._scores(queries, columns):
-            is_near = (scores.double() >= thresholds[:, None]).cpu().numpy()
+            is_near = (scores.double() >= thresholds).cpu().numpy()
             for row in range(len(queries)):
-                places = np.flatnonzero(is_near[row])[None] + first
+                places = np.flatnonzero(is_near[:, row])[None] + first
                 distances = self.geometry.exact(queries[row : row + 1], places)
                 joined = np.hstack([best[row][0], places]), np.hstack([best[row][1], distances])
                 best[row] = first_of(self.k, *joined)
