@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,45 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def fitted_checkpoint(tmp_path_factory) -> Path:
+    """A classifier that tells three sounds apart."""
+    from tagging_cases import write_fitted
+
+    return write_fitted(tmp_path_factory.mktemp("fitted"))
+
+
+@pytest.fixture
+def sound_folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, with files of these sounds."""
+    from tagging_cases import write_sounds
+
+    write_sounds(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def task_server(monkeypatch):
+    """A local stand-in for Zenodo, for which nobody waits."""
+    from fetch_cases import served_tasks
+
+    from safe_download import patience
+
+    monkeypatch.setattr(patience, "wait_s", lambda seconds: None)
+    with served_tasks() as server:
+        yield server
+
+
+@pytest.fixture
+def fetch(task_server, tmp_path, monkeypatch):
+    """`hear-dasheng tasks fetch` from it, in an empty working directory."""
+    from fetch_cases import fetch_from
+
+    monkeypatch.chdir(tmp_path)
+    return partial(fetch_from, task_server)
 
 
 @pytest.fixture(scope="session")

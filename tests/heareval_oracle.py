@@ -15,6 +15,19 @@ import torch
 from eval_recipes.scoring.grid import GridPoint
 from eval_recipes.scoring.probe import Probe
 
+POINT = GridPoint(
+    batch_size=1024,
+    check_val_every_n_epoch=3,
+    dropout=0.0,
+    hidden_dim=40,
+    hidden_layers=2,
+    initialization="xavier_uniform_",
+    lr=1e-3,
+    max_epochs=48,
+    patience=4,
+)
+"""A small probe, without what is random."""
+
 
 @functools.cache
 def heareval_module(name: str):

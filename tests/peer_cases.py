@@ -143,3 +143,38 @@ def save_msm_mae(folder: Path, *, frames: int = 208, class_token: bool = True, w
     path.parent.mkdir(parents=True)
     torch.save({"model": state} if wrapped else state, path)
     return path
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    return torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def assert_alone_as_in_company(module, model, audio: torch.Tensor, lengths: list[int]) -> None:
+    """A clip's embeddings do not depend on its batch, nor on padding beyond its length."""
+    together = module.get_scene_embeddings(audio, model)
+    padded = module.get_scene_embeddings(audio, model, lengths)
+    tokens, times = module.get_timestamp_embeddings(audio, model, torch.tensor(lengths))
+    for index, length in enumerate(lengths):
+        alone = audio[index : index + 1]
+        assert close(together[index], module.get_scene_embeddings(alone, model)[0])
+        assert close(padded[index], module.get_scene_embeddings(alone[:, :length], model)[0])
+        expected, centres = module.get_timestamp_embeddings(alone[:, :length], model)
+        assert close(tokens[index, : expected.shape[1]], expected[0])
+        assert torch.equal(times[index, : expected.shape[1]], centres[0])
+        assert times[index, expected.shape[1] :].isnan().all()
+
+
+def torchaudio_fbank(clip: torch.Tensor, n_mels: int) -> torch.Tensor:
+    """Kaldi's filter banks as torchaudio has them, (frames, n_mels)."""
+    from torchaudio.compliance.kaldi import fbank
+
+    return fbank(
+        clip[None],
+        htk_compat=True,
+        sample_frequency=16_000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=n_mels,
+        dither=0.0,
+        frame_shift=10,
+    )

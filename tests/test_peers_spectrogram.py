@@ -7,7 +7,15 @@ import librosa
 import pytest
 import torch
 from conftest import noise
-from peer_cases import PATCH_DIM, save_audiomae, save_msm_mae, timm_vit
+from peer_cases import (
+    PATCH_DIM,
+    assert_alone_as_in_company,
+    close,
+    save_audiomae,
+    save_msm_mae,
+    timm_vit,
+    torchaudio_fbank,
+)
 from torch.nn import functional as F
 
 from eval_recipes.baselines import audiomae, msm_mae
@@ -32,51 +40,6 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def models(files):
     return {kind: MODULES[kind].load_model(str(file)) for kind, file in files.items()}
-
-
-def close(ours, theirs, tolerance=1e-5):
-    return torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
-
-
-def torchaudio_fbank(clip, n_mels):
-    from torchaudio.compliance.kaldi import fbank
-
-    return fbank(
-        clip[None],
-        htk_compat=True,
-        sample_frequency=16_000,
-        use_energy=False,
-        window_type="hanning",
-        num_mel_bins=n_mels,
-        dither=0.0,
-        frame_shift=10,
-    )
-
-
-@pytest.mark.parametrize("n_samples", [400, 559, 560, 160_000])
-@pytest.mark.parametrize("level", [1.0, 1e-4])
-def test_kaldi_filter_banks_are_torchaudios(n_samples, level):
-    clip = level * noise(1, 10)[0, :n_samples]
-    ours, theirs = kaldi_mel(clip, 128), torchaudio_fbank(clip, 128)
-    assert ours.shape == theirs.shape == (1 + (n_samples - 400) // 160, 128)
-    assert close(ours, theirs, 1e-3)
-    assert close(kaldi_mel(0 * clip, 128), torchaudio_fbank(0 * clip, 128), 1e-3)
-
-
-@pytest.mark.parametrize("n_mels", [23, 80, 126])
-def test_they_are_kaldis_as_long_as_it_takes_so_many_bands(n_mels):
-    import kaldi_native_fbank
-
-    options = kaldi_native_fbank.FbankOptions()
-    options.frame_opts.dither = 0
-    options.frame_opts.window_type = "hanning"
-    options.mel_opts.num_bins = n_mels
-    computer = kaldi_native_fbank.OnlineFbank(options)
-    clip = noise(1, 1)[0]
-    computer.accept_waveform(16_000, clip.numpy())
-    computer.input_finished()
-    frames = [torch.from_numpy(computer.get_frame(i).copy()) for i in range(computer.num_frames_ready)]
-    assert close(kaldi_mel(clip, n_mels), torch.stack(frames), 1e-3)
 
 
 def audiomae_oracle(clip, finetuned):
@@ -178,19 +141,7 @@ def test_msm_mae_takes_a_data_sets_statistics(files):
 
 @pytest.mark.parametrize("kind", MODULES)
 def test_a_clip_is_the_same_alone_in_a_batch_and_before_padding(kind, models):
-    module, model = MODULES[kind], models[kind]
-    audio, lengths = noise(3, 11), [176_000, 50_000, 300]
-    together = module.get_scene_embeddings(audio, model)
-    padded = module.get_scene_embeddings(audio, model, lengths)
-    tokens, times = module.get_timestamp_embeddings(audio, model, lengths)
-    for index, length in enumerate(lengths):
-        alone = audio[index : index + 1]
-        assert close(together[index], module.get_scene_embeddings(alone, model)[0])
-        assert close(padded[index], module.get_scene_embeddings(alone[:, :length], model)[0])
-        expected, centres = module.get_timestamp_embeddings(alone[:, :length], model)
-        assert close(tokens[index, : expected.shape[1]], expected[0])
-        assert torch.equal(times[index, : expected.shape[1]], centres[0])
-        assert times[index, expected.shape[1] :].isnan().all()
+    assert_alone_as_in_company(MODULES[kind], models[kind], noise(3, 11), [176_000, 50_000, 300])
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 from conftest import noise
-from peer_cases import WIDTH, save_waveform_peer, save_whisper
+from peer_cases import WIDTH, assert_alone_as_in_company, close, save_waveform_peer, save_whisper
 
 transformers = pytest.importorskip("transformers")
 
@@ -51,10 +51,6 @@ def library_whisper(folder, clip):
         return model.get_encoder()(features).last_hidden_state[0]
 
 
-def close(ours, theirs):
-    return torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("kind", WAVEFORM_KINDS)
 @pytest.mark.parametrize("n_samples", [400, 7_777, 48_000])
 def test_waveform_tokens_are_the_librarys(kind, n_samples, folders, models):
@@ -87,19 +83,7 @@ def test_without_padding_a_clip_is_what_the_librarys_mask_makes_of_it(folders, m
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_is_the_same_alone_in_a_batch_and_before_padding(kind, models):
-    module, model = MODULES[kind], models[kind]
-    audio, lengths = noise(3, 1.3), [20_800, 16_000, 320]
-    together = module.get_scene_embeddings(audio, model)
-    padded = module.get_scene_embeddings(audio, model, lengths)
-    tokens, times = module.get_timestamp_embeddings(audio, model, torch.tensor(lengths))
-    for index, length in enumerate(lengths):
-        alone = audio[index : index + 1]
-        assert close(together[index], module.get_scene_embeddings(alone, model)[0])
-        assert close(padded[index], module.get_scene_embeddings(alone[:, :length], model)[0])
-        expected, centres = module.get_timestamp_embeddings(alone[:, :length], model)
-        assert close(tokens[index, : expected.shape[1]], expected[0])
-        assert torch.equal(times[index, : expected.shape[1]], centres[0])
-        assert times[index, expected.shape[1] :].isnan().all()
+    assert_alone_as_in_company(MODULES[kind], models[kind], noise(3, 1.3), [20_800, 16_000, 320])
 
 
 @pytest.mark.parametrize("kind", WAVEFORM_KINDS)

@@ -3,32 +3,21 @@
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from heareval_oracle import conf_of, copy_weights, heareval_module
+from heareval_oracle import POINT, conf_of, copy_weights, heareval_module
 from torch.nn import functional as F
 
-from eval_recipes.scoring.grid import GridPoint
 from eval_recipes.scoring.probe import Probe
 from eval_recipes.scoring.training import Adam
 
-POINT = GridPoint(
-    batch_size=1024,
-    check_val_every_n_epoch=3,
-    dropout=0.0,
-    hidden_dim=40,
-    hidden_layers=2,
-    initialization="xavier_uniform_",
-    lr=1e-3,
-    max_epochs=500,
-    patience=20,
-)
 FEATURES, LABELS, ROWS = 30, 7, 50
 
 
 def probe_with(is_multilabel: bool = False, precision: str = "fp32", seed: int = 3, **changes) -> Probe:
-    point = GridPoint(**{**POINT.__dict__, **changes})
+    point = replace(POINT, **changes)
     return Probe(
         FEATURES, LABELS, is_multilabel, point, seed=seed, precision=precision, device=torch.device("cpu")
     )
@@ -45,7 +34,7 @@ def batch(is_multilabel: bool) -> tuple[torch.Tensor, torch.Tensor]:
 def hearevals(probe: Probe, layers: int) -> torch.nn.Module:
     kit = heareval_module("predictions.task_predictions")
     kind = "multilabel" if probe.is_multilabel else "multiclass"
-    point = GridPoint(**{**POINT.__dict__, "hidden_layers": layers})
+    point = replace(POINT, hidden_layers=layers)
     theirs = kit.FullyConnectedPrediction(FEATURES, LABELS, kind, conf_of(point))
     if layers:
         copy_weights(probe, theirs)
@@ -90,9 +79,7 @@ def test_weights_are_distributed_as_hearevals(initialization):
     kit = heareval_module("predictions.task_predictions")
     wide = {"hidden_dim": 400, "initialization": initialization}
     ours = probe_with(**wide)
-    theirs = kit.FullyConnectedPrediction(
-        FEATURES, LABELS, "multiclass", conf_of(GridPoint(**{**POINT.__dict__, **wide}))
-    )
+    theirs = kit.FullyConnectedPrediction(FEATURES, LABELS, "multiclass", conf_of(replace(POINT, **wide)))
     linears = [module for module in theirs.modules() if isinstance(module, torch.nn.Linear)]
     for (weight, bias), linear in zip(
         [*((layer.weight, layer.bias) for layer in ours.hidden), (ours.weight, ours.bias)],

@@ -1,9 +1,11 @@
 """From the same weights, without dropout, a training here is heareval's training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from heareval_oracle import train_and_test
+from heareval_oracle import POINT, train_and_test
 
 from eval_recipes import synthetic_embeddings as synthetic
 from eval_recipes.scoring.grid import GridPoint
@@ -14,21 +16,10 @@ from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.scoring.training import train
 
 CPU = torch.device("cpu")
-POINT = GridPoint(
-    batch_size=1024,
-    check_val_every_n_epoch=3,
-    dropout=0.0,
-    hidden_dim=32,
-    hidden_layers=2,
-    initialization="xavier_uniform_",
-    lr=1e-3,
-    max_epochs=48,
-    patience=4,
-)
 
 
 def changed(**values) -> GridPoint:
-    return GridPoint(**{**POINT.__dict__, **values})
+    return replace(POINT, **values)
 
 
 def probe_for(task: TaskData, point: GridPoint) -> Probe:

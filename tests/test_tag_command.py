@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 from conftest import REPOSITORY, run_command
-from tagging_cases import NAMES, invoke, write_fitted, write_sounds
+from tagging_cases import NAMES, invoke
 
 from hear_dasheng.classifier import new_classifier
 from hear_dasheng.classifier_checkpoint import export_classifier
@@ -19,18 +19,6 @@ from hear_dasheng.tagger import Tagger, load_tagger
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_fitted(tmp_path_factory.mktemp("tag"))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    write_sounds(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def read(path):
     def refuse(constant):
         raise AssertionError(f"{constant} is no strict JSON")
@@ -38,12 +26,12 @@ def read(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_labels_over_time_are_those_of_the_sounds(folder, checkpoint):
+def test_labels_over_time_are_those_of_the_sounds(sound_folder, fitted_checkpoint):
     result = invoke(
-        "scene.flac", "short.wav", "--model", checkpoint, "--step", 2, "--top", 2, "--json", "o.json"
+        "scene.flac", "short.wav", "--model", fitted_checkpoint, "--step", 2, "--top", 2, "--json", "o.json"
     )
     assert result.exit_code == 0, result.output
-    content = read(folder / "o.json")
+    content = read(sound_folder / "o.json")
     scene, short = content["files"]
     assert [step["labels"][0]["label"] for step in scene["steps"]] == ["hum", "noise", "clicks", "hum"]
     assert [(step["start_s"], step["end_s"]) for step in scene["steps"]] == [(0, 2), (2, 4), (4, 6), (6, 8)]
@@ -57,22 +45,23 @@ def test_labels_over_time_are_those_of_the_sounds(folder, checkpoint):
     assert lines[7].split()[2] == "noise"
 
 
-def test_the_json_says_what_the_tagger_says_and_what_it_was_made_from(folder, checkpoint):
-    assert invoke("scene.flac", "--model", checkpoint, "--top", 4, "--json", "out.json").exit_code == 0
-    content = read(folder / "out.json")
-    tags = load_tagger(checkpoint).tag_file("scene.flac")
+def test_the_json_says_what_the_tagger_says_and_what_it_was_made_from(sound_folder, fitted_checkpoint):
+    assert invoke("scene.flac", "--model", fitted_checkpoint, "--top", 4, "--json", "out.json").exit_code == 0
+    content = read(sound_folder / "out.json")
+    tags = load_tagger(fitted_checkpoint).tag_file("scene.flac")
     whole = {label["index"]: label["probability"] for label in content["files"][0]["whole"]}
     assert [whole[index] for index in range(4)] == pytest.approx(tags.whole.tolist(), abs=1e-6)
     assert content["files"][0]["seconds"] == 8
     assert content["made_by"]["step_s"] == 10.08
     assert len(content["made_by"]["sha256"]["model.safetensors"]) == 64
     assert content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert {path.name for path in folder.iterdir()} == {"scene.flac", "short.wav", "out.json"}
+    assert {path.name for path in sound_folder.iterdir()} == {"scene.flac", "short.wav", "out.json"}
 
 
-def test_bad_files_are_named_and_the_others_go_on(folder, checkpoint):
-    (folder / "broken.wav").write_text("no audio")
-    arguments = ("gone.wav", "broken.wav", ".", "short.wav", "--model", checkpoint, "--json", "out.json")
+def test_bad_files_are_named_and_the_others_go_on(sound_folder, fitted_checkpoint):
+    (sound_folder / "broken.wav").write_text("no audio")
+    arguments = ("gone.wav", "broken.wav", ".", "short.wav")
+    arguments += ("--model", fitted_checkpoint, "--json", "out.json")
     result = invoke(*arguments)
     assert result.exit_code == 1
     assert "short.wav  (0:01.0)" in result.stdout
@@ -80,17 +69,17 @@ def test_bad_files_are_named_and_the_others_go_on(folder, checkpoint):
     assert "not tagged: . is a folder; name the audio files in it, e.g. *.wav" in result.stderr
     assert "not tagged: cannot decode broken.wav: Error opening 'broken.wav'" in result.stderr
     assert result.stderr.rstrip().endswith("Error: 3 of 4 files could not be tagged; see above")
-    content = read(folder / "out.json")
+    content = read(sound_folder / "out.json")
     assert [entry["file"] for entry in content["files"]] == ["short.wav"]
     assert [entry["file"] for entry in content["not_tagged"]] == ["gone.wav", "broken.wav", "."]
-    soundfile.write(folder / "broken.wav", np.zeros(16_000), 16_000)
-    soundfile.write(folder / "gone.wav", np.zeros(16_000), 16_000)
+    soundfile.write(sound_folder / "broken.wav", np.zeros(16_000), 16_000)
+    soundfile.write(sound_folder / "gone.wav", np.zeros(16_000), 16_000)
     assert invoke("gone.wav", "broken.wav", *arguments[3:]).exit_code == 0
-    assert not [entry for entry in read(folder / "out.json")["not_tagged"] if entry["file"] != "."]
+    assert not [entry for entry in read(sound_folder / "out.json")["not_tagged"] if entry["file"] != "."]
 
 
-def test_a_stopped_run_goes_on(folder, checkpoint, monkeypatch):
-    arguments = ("short.wav", "scene.flac", "--model", checkpoint, "--json", "out.json")
+def test_a_stopped_run_goes_on(sound_folder, fitted_checkpoint, monkeypatch):
+    arguments = ("short.wav", "scene.flac", "--model", fitted_checkpoint, "--json", "out.json")
     tagged = []
     original = Tagger.tag_file
 
@@ -103,7 +92,7 @@ def test_a_stopped_run_goes_on(folder, checkpoint, monkeypatch):
     monkeypatch.setattr(Tagger, "tag_file", tag_file)
     stops = True
     assert invoke(*arguments).exit_code != 0
-    assert [entry["file"] for entry in read(folder / "out.json")["files"]] == ["short.wav"]
+    assert [entry["file"] for entry in read(sound_folder / "out.json")["files"]] == ["short.wav"]
     stops = False
     result = invoke(*arguments)
     assert result.exit_code == 0
@@ -112,42 +101,42 @@ def test_a_stopped_run_goes_on(folder, checkpoint, monkeypatch):
     soundfile.write("short.wav", np.zeros(8_000), 16_000)
     assert invoke(*arguments).exit_code == 0
     assert tagged == ["short.wav", "scene.flac", "short.wav"]
-    assert {entry["file"]: entry["seconds"] for entry in read(folder / "out.json")["files"]} == {
+    assert {entry["file"]: entry["seconds"] for entry in read(sound_folder / "out.json")["files"]} == {
         "short.wav": 0.5,
         "scene.flac": 8,
     }
 
 
-def test_results_of_another_kind_are_not_mixed(folder, checkpoint):
-    arguments = ("short.wav", "--model", checkpoint, "--json", "out.json")
+def test_results_of_another_kind_are_not_mixed(sound_folder, fitted_checkpoint):
+    arguments = ("short.wav", "--model", fitted_checkpoint, "--json", "out.json")
     assert invoke(*arguments).exit_code == 0
-    before = (folder / "out.json").read_text()
+    before = (sound_folder / "out.json").read_text()
     result = invoke(*arguments, "--step", 1)
     assert result.exit_code == 1
     assert "out.json holds tags of another step_s (10.08, now 1.0); delete it or choose" in result.output
-    other = export_classifier(new_classifier(new_encoder("tiny"), NAMES), folder / "other")
+    other = export_classifier(new_classifier(new_encoder("tiny"), NAMES), sound_folder / "other")
     result = invoke("short.wav", "--model", other, "--json", "out.json")
     assert "out.json holds tags of another checkpoint" in result.output
-    assert (folder / "out.json").read_text() == before
-    (folder / "out.json").write_text("[]")
+    assert (sound_folder / "out.json").read_text() == before
+    (sound_folder / "out.json").write_text("[]")
     assert "out.json exists and holds no tags" in invoke(*arguments).output
     for content in ({"made_by": "me", "files": []}, {"made_by": {}, "files": [3]}, {"files": {}}):
-        (folder / "out.json").write_text(json.dumps(content))
+        (sound_folder / "out.json").write_text(json.dumps(content))
         assert "out.json exists and holds no tags; delete it or choose" in invoke(*arguments).output
-    (folder / "out.json").write_text("{")
+    (sound_folder / "out.json").write_text("{")
     assert "out.json exists and is no JSON" in invoke(*arguments).output
 
 
-def test_folders_of_what_is_written_are_made(folder, checkpoint):
+def test_folders_of_what_is_written_are_made(sound_folder, fitted_checkpoint):
     options = ("--json", "new/deep/out.json", "--plot", "pictures/out.png")
-    result = invoke("short.wav", "--model", checkpoint, *options)
+    result = invoke("short.wav", "--model", fitted_checkpoint, *options)
     assert result.exit_code == 0, result.output
-    assert read(folder / "new/deep/out.json")["files"]
-    assert (folder / "pictures/out.png").stat().st_size > 1_000
+    assert read(sound_folder / "new/deep/out.json")["files"]
+    assert (sound_folder / "pictures/out.png").stat().st_size > 1_000
 
 
 @pytest.mark.parametrize("option", [("--json", "out.json"), ("--plot", "out.png")])
-def test_a_full_disk_is_told_as_one_and_ends_the_work(folder, checkpoint, monkeypatch, option):
+def test_a_full_disk_is_told_as_one_and_ends_the_work(sound_folder, fitted_checkpoint, monkeypatch, option):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -155,7 +144,7 @@ def test_a_full_disk_is_told_as_one_and_ends_the_work(folder, checkpoint, monkey
         f"hear_dasheng.tag_{'record' if 'json' in option[1] else 'plot'}.renamed_when_complete", full
     )
     monkeypatch.setattr("hear_dasheng.tag_record.SAVE_EVERY_S", 0)
-    result = invoke("short.wav", "scene.flac", "--model", checkpoint, *option)
+    result = invoke("short.wav", "scene.flac", "--model", fitted_checkpoint, *option)
     assert result.exit_code == 1
     assert "not tagged" not in result.output
     assert "short.wav  (0:01.0)" in result.output
@@ -172,15 +161,15 @@ def test_a_full_disk_is_told_as_one_and_ends_the_work(folder, checkpoint, monkey
         (["--num-heads", "2"], "contradicts"),
     ],
 )
-def test_wrong_options(folder, checkpoint, arguments, message):
-    result = invoke("short.wav", "--model", checkpoint, *arguments)
+def test_wrong_options(sound_folder, fitted_checkpoint, arguments, message):
+    result = invoke("short.wav", "--model", fitted_checkpoint, *arguments)
     assert result.exit_code == 1
     assert message in result.output
     assert "Traceback" not in result.output
 
 
-def test_an_encoder_without_a_head_is_refused(folder, tiny_folder):
-    result = run_command("tag", "short.wav", "--model", str(tiny_folder), cwd=folder)
+def test_an_encoder_without_a_head_is_refused(sound_folder, tiny_folder):
+    result = run_command("tag", "short.wav", "--model", str(tiny_folder), cwd=sound_folder)
     assert result.returncode == 1
     assert "holds an encoder and no classifier" in result.stderr
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tagging_cases import invoke, write_fitted, write_sounds
+from tagging_cases import invoke
 
 from hear_dasheng.tag_plot import likely_classes, tags_figure
 from hear_dasheng.tagger import Tagger, Tags
@@ -13,26 +13,14 @@ from hear_dasheng.tagger import Tagger, Tags
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_fitted(tmp_path_factory.mktemp("tag"))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    write_sounds(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_picture(folder, checkpoint):
-    result = invoke("scene.flac", "short.wav", "--model", checkpoint, "--step", 1, "--plot", "out.png")
+def test_a_picture(sound_folder, fitted_checkpoint):
+    result = invoke("scene.flac", "short.wav", "--model", fitted_checkpoint, "--step", 1, "--plot", "out.png")
     assert result.exit_code == 0, result.output
-    with Image.open(folder / "out.png") as image:
+    with Image.open(sound_folder / "out.png") as image:
         assert image.size[0] > 1_000
     for name in ("out.svg", "out.pdf"):
-        assert invoke("short.wav", "--model", checkpoint, "--plot", name).exit_code == 0
-        assert (folder / name).stat().st_size > 1_000
+        assert invoke("short.wav", "--model", fitted_checkpoint, "--plot", name).exit_code == 0
+        assert (sound_folder / name).stat().st_size > 1_000
 
 
 def picture_of(names, tops, seconds=8.0):
@@ -70,11 +58,11 @@ def test_the_picture_shows_the_probabilities():
     assert likely_classes(nothing, 10) == [0]
 
 
-def test_a_picture_that_cannot_be_is_refused_before_the_work(folder, checkpoint, monkeypatch):
+def test_a_picture_that_cannot_be_is_refused_before_the_work(sound_folder, fitted_checkpoint, monkeypatch):
     monkeypatch.setattr(Tagger, "tag_file", None)
     files = [f"{number}.wav" for number in range(13)]
     assert "--plot draws 12 files at most, not 13" in invoke(*files, "--plot", "a.png").output
-    (folder / "taken").write_text("")
+    (sound_folder / "taken").write_text("")
     assert "taken/x is no folder and cannot be" in invoke("a.wav", "--plot", "taken/x/a.png").output
     assert "name a .png, .pdf or .svg file" in invoke("a.wav", "--plot", "a.tiff").output
     monkeypatch.setitem(sys.modules, "matplotlib", None)

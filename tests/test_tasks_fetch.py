@@ -1,14 +1,13 @@
 """Fetching tasks from a server that interrupts, corrupts, throttles and refuses: whole tasks or none."""
 
 import hashlib
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-from fetch_cases import GUNSHOT, OPERA, archive_name, contents, fetch_from, served_tasks
+from fetch_cases import GUNSHOT, OPERA, archive_name, contents
 from task_archives import SECONDS, sound, tar_of, task_files
 
 from eval_recipes import disk_space
@@ -16,25 +15,11 @@ from eval_recipes.task_files import count_clips
 from safe_download import patience
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(patience, "wait_s", lambda seconds: None)
-    with served_tasks() as server:
-        yield server
-
-
-@pytest.fixture
-def fetch(server, tmp_path, monkeypatch):
-    """The command in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return partial(fetch_from, server)
-
-
 def archives_left(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "tasks.downloads").glob("*") if path.suffix in (".gz", ".part")]
 
 
-def test_tasks_arrive_resampled_and_their_archives_go(fetch, server, tmp_path):
+def test_tasks_arrive_resampled_and_their_archives_go(fetch, task_server, tmp_path):
     result = fetch("gunshot_triangulation", "beijing opera percussion")
     assert result.exit_code == 0, result.output
     assert "to download, about" in result.output.splitlines()[0]
@@ -49,16 +34,16 @@ def test_tasks_arrive_resampled_and_their_archives_go(fetch, server, tmp_path):
     assert archives_left(tmp_path) == []
 
 
-def test_a_complete_task_needs_no_network(fetch, server, tmp_path):
+def test_a_complete_task_needs_no_network(fetch, task_server, tmp_path):
     assert fetch("gunshot_triangulation").exit_code == 0
     before = contents(tmp_path / "tasks")
-    server.requests.clear()
+    task_server.requests.clear()
     result = fetch("gunshot_triangulation")
     assert (result.exit_code, result.output.strip()) == (0, f"tasks/{GUNSHOT} is complete")
-    assert (server.requests, contents(tmp_path / "tasks")) == ([], before)
+    assert (task_server.requests, contents(tmp_path / "tasks")) == ([], before)
 
 
-def test_the_48_khz_clips_are_kept_as_they_are_or_added_later(fetch, server, tmp_path):
+def test_the_48_khz_clips_are_kept_as_they_are_or_added_later(fetch, task_server, tmp_path):
     files = task_files()
     assert fetch("beijing_opera", "--keep-48k", "--keep-archives").exit_code == 0
     folder = tmp_path / "tasks" / OPERA
@@ -83,33 +68,34 @@ def test_another_rate_joins(fetch, tmp_path):
     assert [path.name for path in (tmp_path / "tasks").iterdir()] == [GUNSHOT]
 
 
-def test_interrupted_connections_are_resumed(fetch, server, tmp_path):
-    size = len(server.files[archive_name(GUNSHOT)])
-    server.cut_after = [size // 5] * 3
+def test_interrupted_connections_are_resumed(fetch, task_server, tmp_path):
+    size = len(task_server.files[archive_name(GUNSHOT)])
+    task_server.cut_after = [size // 5] * 3
     assert fetch("gunshot_triangulation").exit_code == 0
     starts = [f"bytes={size // 5 * number}-" for number in (1, 2, 3)]
-    assert [wanted for _, wanted in server.file_requests] == [None, *starts]
+    assert [wanted for _, wanted in task_server.file_requests] == [None, *starts]
 
 
-def test_a_corrupt_byte_is_found_and_nothing_of_it_stays(fetch, server, tmp_path):
+def test_a_corrupt_byte_is_found_and_nothing_of_it_stays(fetch, task_server, tmp_path):
     name = archive_name(GUNSHOT)
-    whole = server.files[name]
-    server.checksums = {name: "md5:" + hashlib.md5(whole).hexdigest()}
-    server.files[name] = whole[:2_000] + bytes([whole[2_000] ^ 1]) + whole[2_001:]
+    whole = task_server.files[name]
+    task_server.checksums = {name: "md5:" + hashlib.md5(whole).hexdigest()}
+    task_server.files[name] = whole[:2_000] + bytes([whole[2_000] ^ 1]) + whole[2_001:]
     result = fetch("gunshot_triangulation")
     assert result.exit_code == 1
     assert "arrived damaged" in result.output
     assert not list((tmp_path / "tasks").glob("*"))
     assert archives_left(tmp_path) == []
-    server.files[name] = whole
+    task_server.files[name] = whole
     assert fetch("gunshot_triangulation").exit_code == 0
 
 
-def test_a_truncated_file_is_no_file(fetch, server, tmp_path):
+def test_a_truncated_file_is_no_file(fetch, task_server, tmp_path):
     name = archive_name(GUNSHOT)
-    whole = server.files[name]
-    server.sizes, server.checksums = {name: len(whole)}, {name: "md5:" + hashlib.md5(whole).hexdigest()}
-    server.files[name] = whole[:-10_000]
+    whole = task_server.files[name]
+    task_server.sizes = {name: len(whole)}
+    task_server.checksums = {name: "md5:" + hashlib.md5(whole).hexdigest()}
+    task_server.files[name] = whole[:-10_000]
     result = fetch("gunshot_triangulation")
     assert result.exit_code == 1
     assert f"the server has {len(whole) - 10_000} bytes where {len(whole)} were announced" in result.output
@@ -123,17 +109,17 @@ def test_a_truncated_file_is_no_file(fetch, server, tmp_path):
         ([(429, {"Retry-After": "30"}), (503, {"Retry-After": "5"})], 3),
     ],
 )
-def test_busy_servers_are_asked_again(fetch, server, refusals, requests):
-    server.refusals = list(refusals)
+def test_busy_servers_are_asked_again(fetch, task_server, refusals, requests):
+    task_server.refusals = list(refusals)
     assert fetch("gunshot_triangulation").exit_code == 0
-    assert len(server.file_requests) == requests
+    assert len(task_server.file_requests) == requests
 
 
 @pytest.mark.parametrize(
     ("status", "requests"), [(404, 1), (429, patience.ATTEMPTS), (500, patience.ATTEMPTS)]
 )
-def test_one_refused_task_stops_no_other(fetch, server, tmp_path, status, requests):
-    server.refusals = [(status, {})] * requests
+def test_one_refused_task_stops_no_other(fetch, task_server, tmp_path, status, requests):
+    task_server.refusals = [(status, {})] * requests
     result = fetch("gunshot_triangulation", "beijing_opera")
     assert result.exit_code == 1
     assert f"1 of 2 tasks are not done: {OPERA} (reasons above); the same command goes on" in result.output
@@ -143,20 +129,20 @@ def test_one_refused_task_stops_no_other(fetch, server, tmp_path, status, reques
     assert fetch("gunshot_triangulation", "beijing_opera").exit_code == 0
 
 
-def test_an_archive_that_the_record_lacks_stops_no_other(fetch, server, tmp_path):
-    del server.files[archive_name(OPERA)]
-    server.files["hear2021-beijing_opera-v2.0-hear2021-full-48000.tar.gz"] = b""
+def test_an_archive_that_the_record_lacks_stops_no_other(fetch, task_server, tmp_path):
+    del task_server.files[archive_name(OPERA)]
+    task_server.files["hear2021-beijing_opera-v2.0-hear2021-full-48000.tar.gz"] = b""
     result = fetch("gunshot_triangulation", "beijing_opera")
     assert result.exit_code == 1
     assert "the nearest is hear2021-beijing_opera-v2.0-hear2021-full-48000.tar.gz" in result.output
     assert [path.name for path in (tmp_path / "tasks").iterdir()] == [GUNSHOT]
 
 
-def test_unknown_names_fetch_nothing(fetch, server):
+def test_unknown_names_fetch_nothing(fetch, task_server):
     result = fetch("gunshot_triangulation", "bejing_opera")
     assert result.exit_code == 1
     assert f"no task 'bejing_opera'; did you mean {OPERA}?" in result.output
-    assert not server.requests
+    assert not task_server.requests
 
 
 @pytest.mark.parametrize(
@@ -167,44 +153,44 @@ def test_unknown_names_fetch_nothing(fetch, server):
         (lambda files: files.update({"48000/test/test_0.wav": b"RIFF?"}), "test_0.wav cannot be decoded"),
     ],
 )
-def test_an_archive_that_lacks_something_is_no_task(fetch, server, tmp_path, change, message):
+def test_an_archive_that_lacks_something_is_no_task(fetch, task_server, tmp_path, change, message):
     files = task_files()
     change(files)
-    server.files[archive_name(GUNSHOT)] = tar_of(files, GUNSHOT)
+    task_server.files[archive_name(GUNSHOT)] = tar_of(files, GUNSHOT)
     result = fetch("gunshot_triangulation")
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "tasks" / GUNSHOT).exists()
 
 
-def test_an_archive_of_another_task_is_told(fetch, server, tmp_path):
-    server.files[archive_name(GUNSHOT)] = tar_of(task_files(), "esc50-v2.0.0-full")
+def test_an_archive_of_another_task_is_told(fetch, task_server, tmp_path):
+    task_server.files[archive_name(GUNSHOT)] = tar_of(task_files(), "esc50-v2.0.0-full")
     result = fetch("gunshot_triangulation")
     assert result.exit_code == 1
     assert f"holds tasks/esc50-v2.0.0-full, not {GUNSHOT}" in result.output
 
 
-def test_an_archive_that_was_put_there_is_checked_and_used(fetch, server, tmp_path):
+def test_an_archive_that_was_put_there_is_checked_and_used(fetch, task_server, tmp_path):
     (tmp_path / "tasks.downloads").mkdir()
     archive = tmp_path / "tasks.downloads" / archive_name(GUNSHOT)
-    archive.write_bytes(server.files[archive.name])
+    archive.write_bytes(task_server.files[archive.name])
     assert fetch("gunshot_triangulation", "--keep-archives").exit_code == 0
-    assert not server.file_requests
+    assert not task_server.file_requests
     archive.write_bytes(b"another")
     assert fetch("gunshot_triangulation", "--rate", "8000").exit_code == 0
-    assert len(server.file_requests) == 1
+    assert len(task_server.file_requests) == 1
 
 
-def test_tasks_that_do_not_fit_are_not_begun(fetch, server, tmp_path, monkeypatch):
+def test_tasks_that_do_not_fit_are_not_begun(fetch, task_server, tmp_path, monkeypatch):
     usage = SimpleNamespace(free=50 * 10**6)
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage)
     assert fetch("gunshot_triangulation").exit_code == 0
-    server.requests.clear()
-    server.sizes = {archive_name(OPERA): 49 * 10**6}
+    task_server.requests.clear()
+    task_server.sizes = {archive_name(OPERA): 49 * 10**6}
     result = fetch("beijing_opera")
     assert result.exit_code == 1
     assert "on the disk of tasks, where 50.0 MB are free: name fewer" in result.output
-    assert not server.file_requests
+    assert not task_server.file_requests
 
 
 def test_the_archives_own_rate_can_be_the_wanted_one(fetch, tmp_path):
@@ -214,9 +200,9 @@ def test_the_archives_own_rate_can_be_the_wanted_one(fetch, tmp_path):
     assert (folder / "48000/train/train_1.wav").read_bytes() == task_files()["48000/train/train_1.wav"]
 
 
-def test_clips_already_at_the_wanted_rate_are_what_the_archive_holds(fetch, server, tmp_path):
+def test_clips_already_at_the_wanted_rate_are_what_the_archive_holds(fetch, task_server, tmp_path):
     files = task_files() | {"16000/train/train_0.wav": sound(16_000, 1_000)}
-    server.files[archive_name(GUNSHOT)] = tar_of(files, GUNSHOT)
+    task_server.files[archive_name(GUNSHOT)] = tar_of(files, GUNSHOT)
     assert fetch("gunshot_triangulation", "--keep-48k").exit_code == 0
     folder = tmp_path / "tasks" / GUNSHOT
     assert (folder / "16000/train/train_0.wav").read_bytes() == files["16000/train/train_0.wav"]
