@@ -51,7 +51,8 @@ def parse_options(text: str) -> dict[str, Any]:
     try:
         options = json.loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"--model-options {text!r} is not JSON: {error}") from error
+        remedy = USE_MODEL if Path(text).exists() else """write an object such as '{"layers": 5}'"""
+        raise click.BadParameter(f"--model-options {text!r} is not JSON ({error}); {remedy}") from error
     if not isinstance(options, dict):
         raise click.BadParameter(f'--model-options {text!r} must be a JSON object such as {{"layers": 5}}')
     for key, value in options.items():

@@ -26,6 +26,7 @@ from eval_recipes.embedding.output_folder import locked
 from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.official import describe_module, require_tools, run_tool
 from eval_recipes.results import (
+    EMBED_TASKS,
     PREDICTIONS_DONE,
     PREDICTIONS_RECORD,
     SCORES,
@@ -154,7 +155,7 @@ def predictions(
 ) -> None:
     """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them)."""
     require_tools()
-    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
+    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given), remedy=EMBED_TASKS)]
     if flags.pop("shuffle"):
         random.shuffle(folders)
 

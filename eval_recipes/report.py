@@ -23,6 +23,7 @@ from eval_recipes.reporting.published import leaderboard_row, sources_of
 from eval_recipes.reporting.score_files import TaskResult, read_embedding_folder
 from eval_recipes.reporting.tables import domain_means_csv, knn_csv, markdown, scores_csv
 from eval_recipes.reporting.wording import findings
+from eval_recipes.results import NoTasks
 from eval_recipes.task_files import write_whole
 
 
@@ -70,6 +71,8 @@ def _read(
         raise click.BadParameter(
             f"{len(labels)} labels for {len(folders)} folders; give one --label for each, in order, or none"
         )
+    if labels and len({folder.resolve() for folder in folders}) < len(folders):
+        raise click.BadParameter("a folder is named twice, and can have one --label; name each folder once")
     found: dict[tuple[Path, str], TaskResult] = {}
     neighbours: dict[Path, KnnResult] = {}
     unscored: dict[Path, None] = {}
@@ -77,7 +80,14 @@ def _read(
     for number, folder in enumerate(folders):
         near = read_knn_folder(folder)
         neighbours.update({its.path: its for its in near})
-        results, without = ([], []) if near and not _holds_tasks(folder) else read_embedding_folder(folder)
+        try:
+            is_knn = near and not _holds_tasks(folder)
+            results, without = ([], []) if is_knn else read_embedding_folder(folder)
+        except NoTasks as error:
+            if len(folders) == 1:
+                raise
+            click.echo(f"Left out: {error.message}", err=True)
+            continue
         found.update({(result.origin.folder, result.task): result for result in results})
         unscored.update(dict.fromkeys(task.resolve() for task in without))
         if labels:

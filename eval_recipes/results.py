@@ -15,11 +15,23 @@ PREDICTIONS_DONE = "prediction-done.json"
 PREDICTIONS_RECORD = "hear-dasheng.predictions.json"
 
 
-def task_folders(folder: Path, task: str = "all") -> list[Path]:
+FETCH_TASKS = "`hear-dasheng tasks fetch` brings them, `tasks import` makes them from an archive"
+EMBED_TASKS = "`hear-dasheng embed` puts them there"
+
+
+class NoTasks(click.ClickException):
+    """A folder holds no HEAR tasks; the message says how they come there."""
+
+
+def task_folders(folder: Path, task: str = "all", remedy: str = FETCH_TASKS) -> list[Path]:
     """The task folders (those with `task_metadata.json`) that a path stands for.
 
     A path is one task, or a folder of tasks, of which `task` may name one, or all its versions;
     anything else lying there is named and left out, where heareval would stop.
+
+    Raises:
+        NoTasks: there are none; `remedy` says what to do.
+        ClickException: the task named is not among them.
     """
     if (folder / "task_metadata.json").is_file():
         return [folder]
@@ -33,12 +45,9 @@ def task_folders(folder: Path, task: str = "all") -> list[Path]:
         return named
     if not found:
         below = [entry for entry in entries if any(entry.glob("*/task_metadata.json"))]
-        remedy = "`hear-dasheng tasks fetch` brings them, `tasks import` makes them from an archive"
         if below:
             remedy = f"they are one level deeper, so name {' or '.join(map(str, below[:3]))}"
-        raise click.ClickException(
-            f"{folder} holds no HEAR tasks (folders with a task_metadata.json); {remedy}"
-        )
+        raise NoTasks(f"{folder} holds no HEAR tasks (folders with a task_metadata.json); {remedy}")
     if strays := [entry.name for entry in entries if entry not in found and entry.suffix != ".log"]:
         click.echo(f"Left out, since they are no HEAR tasks: {', '.join(strays)}", err=True)
     return found

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE
-from eval_recipes.results import PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
+from eval_recipes.results import EMBED_TASKS, PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
 from eval_recipes.scored_task import summary
 from eval_recipes.scoring.grid import OFFICIAL_SEED
 from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
@@ -55,7 +55,7 @@ from process_memory import keep_freed_memory
 @click.option("--redo", is_flag=True, help="Score anew what is scored already, by whichever scorer.")
 def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
     """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them), fast."""
-    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given))]
+    folders = [folder for given in embedding_dirs for folder in task_folders(Path(given), remedy=EMBED_TASKS)]
     _check_device(flags["device"])
     keep_freed_memory()
     workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1

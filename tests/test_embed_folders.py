@@ -13,6 +13,7 @@ from eval_recipes.embedding.module import HearModule
 from eval_recipes.embedding.output_folder import BEGUN, locked
 from eval_recipes.embedding.processes import Processes
 from eval_recipes.embedding.task import TaskEmbedder
+from eval_recipes.results import SCORES
 from eval_recipes.task_checks import TaskProblem
 from eval_recipes.task_loop import for_each_task
 
@@ -74,6 +75,16 @@ def test_a_redo_that_cannot_begin_loses_nothing(embedder, task, out):
     with pytest.raises(TaskProblem, match="cannot be decoded"):
         embedder.embed(task, out, redo=True)
     assert content_of(out) == before
+
+
+def test_scores_that_go_with_their_embeddings_are_told(embedder, task, out, capsys):
+    embedder.embed(task, out)
+    embedder.embed(task, out, redo=True)
+    assert "scores" not in capsys.readouterr().err
+    (out / SCORES).write_text("{}")
+    embedder.embed(task, out, redo=True)
+    assert f"the scores in {out} go with the embeddings" in capsys.readouterr().err
+    assert not (out / SCORES).exists()
 
 
 def test_a_stopped_redo_goes_on_by_the_same_command(embedder, api, task, out):

@@ -211,6 +211,21 @@ def test_labels_are_as_many_as_folders_and_take_the_place_of_names(tmp_path):
         build_report(folders, ["A"])
 
 
+def test_two_labels_for_one_folder_are_refused(tmp_path):
+    scored_task(tmp_path / "a/esc50-v2.0.0-full", "top1_acc", [0.5] * 5)
+    with pytest.raises(click.BadParameter, match="a folder is named twice"):
+        build_report([tmp_path / "a", tmp_path / "a"], ["one", "two"])
+
+
+def test_a_folder_without_tasks_is_left_out_beside_others_and_alone_an_error(tmp_path, capsys):
+    scored_task(tmp_path / "a/esc50-v2.0.0-full", "top1_acc", [0.5] * 5)
+    (tmp_path / "empty").mkdir()
+    assert len(build_report([tmp_path / "a", tmp_path / "empty"]).rows) > 0
+    assert f"Left out: {tmp_path / 'empty'} holds no HEAR tasks" in capsys.readouterr().err
+    with pytest.raises(click.ClickException, match=r"holds no HEAR tasks .*`hear-dasheng embed` puts them"):
+        build_report([tmp_path / "empty"])
+
+
 def test_one_label_for_two_folders_is_told_apart(tmp_path):
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from tqdm import tqdm
 
@@ -18,6 +19,7 @@ from eval_recipes.embedding.clips import Clip, ClipProblem, batch_seconds, embed
 from eval_recipes.embedding.module import HearModule, ModuleProblem
 from eval_recipes.embedding.output_folder import BEGUN, Found, begin, locked, look_into
 from eval_recipes.embedding.processes import Processes
+from eval_recipes.results import SCORES
 from eval_recipes.task_checks import TaskProblem, check_task_audio
 
 
@@ -89,6 +91,8 @@ class TaskEmbedder:
         if found is Found.ALL:
             return None
         frames = check_task_audio(task_dir, self.module.sample_rate_hz)
+        if found is Found.OTHERS and (out / SCORES).exists():
+            click.echo(f"  the scores in {out} go with the embeddings that they are of", err=True)
         begin(out, identity, found, redo)
         splits = layout.copy_task_files(task_dir, out)
         rate_hz = self.module.sample_rate_hz

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from eval_recipes.embedding.layout import EMBEDDINGS_RECORD
-from eval_recipes.results import PREDICTIONS_RECORD, SCORES, primary_score, task_folders
+from eval_recipes.results import EMBED_TASKS, PREDICTIONS_RECORD, SCORES, primary_score, task_folders
 
 NOT_PROTOCOL = ("gpus", "in_memory", "device", "embeddings")
 """What a record of scoring holds besides the protocol: where it was computed, and from which files."""
@@ -85,7 +85,7 @@ def read_embedding_folder(folder: Path) -> tuple[list[TaskResult], list[Path]]:
     Raises:
         click.ClickException: there are no tasks, or a score file is damaged.
     """
-    folders = task_folders(folder)
+    folders = task_folders(folder, remedy=EMBED_TASKS)
     scored = [task for task in folders if (task / SCORES).is_file()]
     return [read_task(task) for task in scored], [task for task in folders if task not in scored]
 
