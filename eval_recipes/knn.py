@@ -178,10 +178,11 @@ def summary(result: dict[str, Any]) -> str:
     spread = result["std_over_folds"]
     over = "" if spread is None else f" ± {100 * spread:.1f} over {result['n_folds']} folds"
     marked = ", of an incomplete data set" if result["deviations"] else ""
+    n_clips = result["n_clips"]
     return (
         f"accuracy {100 * result['accuracy']:.1f} %{over} (95 % interval {low:.1f} to {high:.1f}), "
         f"chance {100 * result['chance']['most_frequent_class']:.1f} % (always the most frequent class), "
-        f"{result['n_clips']} clips, {result['protocol']}{marked}"
+        f"{n_clips} clip{'s' * (n_clips != 1)}, {result['protocol']}{marked}"
     )
 
 

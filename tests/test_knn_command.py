@@ -93,7 +93,7 @@ def test_of_changed_data_only_what_is_new_is_embedded(tmp_path):
     changed = call(*options)
     assert changed.exit_code == 0, changed.output
     assert "11 of 12 clips were embedded before; going on with the others" in changed.output
-    assert "1 clips embedded" in changed.output
+    assert "1 clip embedded" in changed.output
     assert result_path(first.stdout).is_file()
     assert result_path(first.stdout) != result_path(changed.stdout)
     redone = call(*options, "--redo")

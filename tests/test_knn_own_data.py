@@ -44,7 +44,7 @@ def test_a_folder_per_class(tmp_path):
     layouts.touch(tmp_path / "half", ["train/dog/a.wav", "train/cat/b.wav"])
     with pytest.raises(DatasetProblem, match="holds train but no test"):
         read_dataset("folder", tmp_path / "half")
-    with pytest.raises(DatasetProblem, match="1 clips of 1 classes, 'deep'; two are needed"):
+    with pytest.raises(DatasetProblem, match="1 clip of 1 class, 'deep'; two are needed"):
         read_dataset("folder", tmp_path / "mine/dog")
 
 
