@@ -74,6 +74,33 @@ def test_tables(tmp_path):
         read_dataset("list", table)
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "said"),
+    [
+        (
+            "mine.csv",
+            "filename;label",
+            r"it has: filename;label\. It was split at commas, and holds semicolons: ",
+        ),
+        (
+            "mine.csv",
+            "filename\tlabel",
+            r"It was split at commas, and holds tabs: separate columns by commas, or ",
+        ),
+        (
+            "mine.tsv",
+            "filename,label",
+            r"It was split at tabs, and holds commas: .* or by tabs in a file whose ",
+        ),
+        ("mine.csv", "filename,kind", r"has no column 'label'; it has: filename, kind$"),
+    ],
+)
+def test_a_table_with_other_separators_is_told_so(tmp_path, name, header, said):
+    (tmp_path / name).write_text(f"{header}\nx/a.wav;one\n")
+    with pytest.raises(DatasetProblem, match=said):
+        read_dataset("list", tmp_path / name)
+
+
 def test_keys_and_hashes_tell_files_and_labels_apart(tmp_path):
     root = tmp_path / "mine"
     layouts.touch(root, ["dog/a.wav", "cat/b.wav"])
