@@ -174,6 +174,15 @@ def test_an_impossible_k_is_told_before_anything_is_embedded(tmp_path, tones, mo
     assert "k is 99; there are 17 clips to find neighbours among" in failed.output
 
 
+def test_a_misspelt_module_is_told_before_the_data_is_looked_at(tmp_path):
+    failed = call(
+        "--dataset", "folder", "--data", tmp_path, "--k", "99", module="eval_recipes.baselines.log_mell"
+    )
+    assert failed.exit_code == 1
+    assert "eval_recipes.baselines.log_mell cannot be imported" in failed.output
+    assert "did you mean eval_recipes.baselines.log_mel?" in failed.output
+
+
 def test_a_wrong_data_set_is_named(tmp_path, tones):
     unknown = call("--dataset", "esc55", "--data", tones, "--out", tmp_path)
     assert "no data set 'esc55'; did you mean esc50?" in unknown.output
