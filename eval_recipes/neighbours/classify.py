@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from eval_recipes.datasets.clips import ALL, NAMED, TEST, TRAIN, ClipList, DatasetProblem
+from eval_recipes.datasets.clips import ALL, TEST, TRAIN, ClipList, DatasetProblem, some
 from eval_recipes.neighbours.accuracy import Accuracy, accuracy_of
 from eval_recipes.neighbours.search import nearest
 from eval_recipes.neighbours.vote import TEMPERATURE, vote
@@ -97,11 +97,8 @@ def outvoted(dataset: ClipList, k: int) -> str:
     scarce = [label for label, count in fewest.items() if 0 < count < k]
     told = []
     if absent:
-        named = ", ".join(absent[:NAMED]) + (
-            f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
-        )
         are = "is" if len(absent) == 1 else "are"
-        told.append(f"{_part_of(absent, dataset)} no clips to find and {are} never found: {named}")
+        told.append(f"{_part_of(absent, dataset)} no clips to find and {are} never found: {some(absent)}")
     if scarce:
         label = min(scarce, key=lambda label: (fewest[label], label))
         those = "of these " if absent else ""
