@@ -69,7 +69,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(
-        include=["hear_dasheng*", "pretrain*", "eval_recipes*", "safe_download*", "process_memory*"]
+        include=[
+            "hear_dasheng*",
+            "pretrain*",
+            "eval_recipes*",
+            "safe_download*",
+            "process_memory*",
+            "whole_audio*",
+        ]
     ),
     package_data={
         "hear_dasheng": ["data/*.csv"],

@@ -35,7 +35,7 @@ from eval_recipes.datasets.catalogue import (
 )
 from eval_recipes.datasets.clips import ClipList, DatasetProblem, Faults
 from eval_recipes.embedding.clips import ClipProblem
-from eval_recipes.embedding.module import ModuleProblem
+from eval_recipes.embedding.module import ModuleProblem, import_module
 from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.neighbours.classify import Choices, check_k, classify, outvoted
 from eval_recipes.neighbours.distances import METRICS
@@ -112,6 +112,7 @@ def knn(
         raise click.BadParameter(f"--temperature is {chosen.temperature}; it must be above 0")
     _check_device(device)
     with _said_plainly(out):
+        import_module(module)  # a misspelt name is told before the data set is looked at
         identity = embedder.identity() | own_identity(name, data)
         folder = out / model_folder(identity) / folder_name(name, data, own_name)
 
@@ -178,10 +179,11 @@ def summary(result: dict[str, Any]) -> str:
     spread = result["std_over_folds"]
     over = "" if spread is None else f" ± {100 * spread:.1f} over {result['n_folds']} folds"
     marked = ", of an incomplete data set" if result["deviations"] else ""
+    n_clips = result["n_clips"]
     return (
         f"accuracy {100 * result['accuracy']:.1f} %{over} (95 % interval {low:.1f} to {high:.1f}), "
         f"chance {100 * result['chance']['most_frequent_class']:.1f} % (always the most frequent class), "
-        f"{result['n_clips']} clips, {result['protocol']}{marked}"
+        f"{n_clips} clip{'s' * (n_clips != 1)}, {result['protocol']}{marked}"
     )
 
 

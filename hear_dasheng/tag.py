@@ -126,6 +126,7 @@ def _tag_each(
     from tqdm import tqdm
 
     from hear_dasheng.tag_record import table
+    from whole_audio import shortfall
 
     all_tags = {}
     for number, file in enumerate(files, 1):
@@ -137,11 +138,14 @@ def _tag_each(
                 entry = record.new_entry(file, tags, tagger.class_names)
                 if needs_all:
                     all_tags[str(file)] = tags
+            lacking = shortfall(file)
         except ERRORS as error:
             click.echo(f"not tagged: {error}", err=True)
             record.enter_failure(file, str(error))
         else:
             click.echo(table(entry))
+            if lacking:
+                click.echo(f"warning: {file} is cut short: it {lacking}", err=True)
             record.enter(entry)
     return all_tags
 

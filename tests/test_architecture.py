@@ -16,13 +16,14 @@ from pretrain.training.config import PretrainConfig
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.read_config import fields_of
 
-PACKAGES = ("hear_dasheng", "pretrain", "eval_recipes", "safe_download", "process_memory")
+PACKAGES = ("hear_dasheng", "pretrain", "eval_recipes", "safe_download", "process_memory", "whole_audio")
 MAY_IMPORT = {
-    "hear_dasheng": {"safe_download"},
-    "pretrain": {"hear_dasheng", "process_memory"},
-    "eval_recipes": {"safe_download", "process_memory"},
+    "hear_dasheng": {"safe_download", "whole_audio"},
+    "pretrain": {"hear_dasheng", "process_memory", "whole_audio"},
+    "eval_recipes": {"safe_download", "process_memory", "whole_audio"},
     "safe_download": set(),
     "process_memory": set(),
+    "whole_audio": set(),
 }
 SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
 KEYS = {("pretrain",): fields_of(PretrainConfig), ("finetune",): fields_of(FinetuneConfig)}

@@ -93,7 +93,7 @@ def test_of_changed_data_only_what_is_new_is_embedded(tmp_path):
     changed = call(*options)
     assert changed.exit_code == 0, changed.output
     assert "11 of 12 clips were embedded before; going on with the others" in changed.output
-    assert "1 clips embedded" in changed.output
+    assert "1 clip embedded" in changed.output
     assert result_path(first.stdout).is_file()
     assert result_path(first.stdout) != result_path(changed.stdout)
     redone = call(*options, "--redo")
@@ -172,6 +172,15 @@ def test_an_impossible_k_is_told_before_anything_is_embedded(tmp_path, tones, mo
     monkeypatch.setattr(Embedder, "__call__", lambda self, paths: pytest.fail("it embeds"))
     failed = call("--dataset", "folder", "--data", tones, "--out", tmp_path, "--k", "99")
     assert "k is 99; there are 17 clips to find neighbours among" in failed.output
+
+
+def test_a_misspelt_module_is_told_before_the_data_is_looked_at(tmp_path):
+    failed = call(
+        "--dataset", "folder", "--data", tmp_path, "--k", "99", module="eval_recipes.baselines.log_mell"
+    )
+    assert failed.exit_code == 1
+    assert "eval_recipes.baselines.log_mell cannot be imported" in failed.output
+    assert "did you mean eval_recipes.baselines.log_mel?" in failed.output
 
 
 def test_a_wrong_data_set_is_named(tmp_path, tones):

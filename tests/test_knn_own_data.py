@@ -44,7 +44,7 @@ def test_a_folder_per_class(tmp_path):
     layouts.touch(tmp_path / "half", ["train/dog/a.wav", "train/cat/b.wav"])
     with pytest.raises(DatasetProblem, match="holds train but no test"):
         read_dataset("folder", tmp_path / "half")
-    with pytest.raises(DatasetProblem, match="1 clips of 1 classes, 'deep'; two are needed"):
+    with pytest.raises(DatasetProblem, match="1 clip of 1 class, 'deep'; two are needed"):
         read_dataset("folder", tmp_path / "mine/dog")
 
 
@@ -72,6 +72,33 @@ def test_tables(tmp_path):
     table.write_text("filename\tlabel\nx/a.wav\tone\nx/gone.wav\ttwo\n")
     with pytest.raises(DatasetProblem, match="it lists 2 clips, 1 missing: x/gone.wav"):
         read_dataset("list", table)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "said"),
+    [
+        (
+            "mine.csv",
+            "filename;label",
+            r"it has: filename;label\. It was split at commas, and holds semicolons: ",
+        ),
+        (
+            "mine.csv",
+            "filename\tlabel",
+            r"It was split at commas, and holds tabs: separate columns by commas, or ",
+        ),
+        (
+            "mine.tsv",
+            "filename,label",
+            r"It was split at tabs, and holds commas: .* or by tabs in a file whose ",
+        ),
+        ("mine.csv", "filename,kind", r"has no column 'label'; it has: filename, kind$"),
+    ],
+)
+def test_a_table_with_other_separators_is_told_so(tmp_path, name, header, said):
+    (tmp_path / name).write_text(f"{header}\nx/a.wav;one\n")
+    with pytest.raises(DatasetProblem, match=said):
+        read_dataset("list", tmp_path / name)
 
 
 def test_keys_and_hashes_tell_files_and_labels_apart(tmp_path):

@@ -95,7 +95,25 @@ def test_a_k_beyond_all_clips_is_refused(dataset, most, among):
         (of_counts(all={"cat": 6, "dog": 6}), 5, ""),
         (of_counts(all={"cat": 6, "dog": 6}), 6, "2 of 2 classes have fewer clips to find (fewest: cat, 5)"),
         (of_counts(train={"cat": 9, "dog": 2}, test={"cat": 1, "dog": 9}), 3, "(fewest: dog, 2); --k 2"),
-        (of_counts(fold1={"cat": 9, "dog": 2}, fold2={"cat": 9}), 1, "dog, 0), so that they are never found"),
+        (
+            of_counts(fold1={"cat": 9, "dog": 2}, fold2={"cat": 9}),
+            1,
+            "1 of 2 classes has no clips to find and is never found: dog",
+        ),
+        (
+            of_counts(
+                train={"ant": 9, "bee": 2, "cow": 1}, test={"ant": 1, "bee": 1, "cow": 1, "dog": 1, "elk": 1}
+            ),
+            3,
+            "k is 3, but 2 of 5 classes have no clips to find and are never found: dog, elk; "
+            "2 of 5 classes have fewer clips to find (fewest: cow, 1); --k 1 would leave none of these out",
+        ),
+        (
+            of_counts(all={str(label): 1 for label in range(12)}),
+            1,
+            "12 of 12 classes have no clips to find and are never found: 0, 1, 10, 11, 2, 3, 4, 5, 6, 7 "
+            "and 2 more",
+        ),
     ],
 )
 def test_classes_with_fewer_clips_than_k_are_told(dataset, k, said):

@@ -134,6 +134,31 @@ def test_a_k_beyond_the_clips_of_a_class_is_a_finding(named_alike, scored, tmp_p
     assert built.findings == [f"model, esc50: {warning}."]
 
 
+def test_the_same_finding_of_several_results_is_told_once(tmp_path):
+    tones = layouts.tones_per_class(tmp_path / "tones", 5)
+    files = sorted(tones.glob("*/*.wav"))
+    rows = [(file.relative_to(tmp_path), file.parent.name, place % 2) for place, file in enumerate(files)]
+    layouts.write_table(tmp_path / "mine.csv", "filename,label,parity", rows)
+    gone = [files[place] for place in (0, 1, 5, 6, 10)]
+    for file in gone:
+        file.unlink()
+    options = ("--dataset", "list", "--data", tmp_path / "mine.csv", "--name", "mine", "--allow-incomplete")
+    for more in (("--k", "3"), ("--k", "3", "--metric", "euclidean")):
+        assert call(*options, *more, "--out", tmp_path / "knn").exit_code == 0
+    rows[2] = (rows[2][0], rows[5][1], 0)
+    layouts.write_table(tmp_path / "mine.csv", "filename,label,parity", rows)
+    ran = call(*options, "--k", "3", "--out", tmp_path / "knn")
+    assert ran.exit_code == 0, ran.output
+    names = [file.relative_to(tmp_path).as_posix() for file in gone]
+    assert f"5 missing: {', '.join(names)}" in ran.output
+    findings = build_report([tmp_path / "knn" / MODULE], ["model"]).findings
+    (lost,) = [finding for finding in findings if "not all there" in finding]
+    assert lost == (
+        "model [k 3, uniform, cosine]; model [k 3, uniform, euclidean]: mine was not all there: it lists 15 "
+        f"clips, 5 missing: {', '.join(names[:3])} and 2 more (3 results)."
+    )
+
+
 def test_the_page_speaks_only_of_what_it_shows(scored, tmp_path):
     alone = report_files(build_report([scored / "knn" / MODULE]))["index.html"].decode()
     assert "domain" not in alone.partition("<main>")[0].partition("<body>")[2]

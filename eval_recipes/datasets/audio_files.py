@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from whole_audio import shortfall
+
 LOOK_TOGETHER, FILES_AHEAD = 8, 4096
 
 Look = Callable[[Path], str]
@@ -17,18 +19,20 @@ Look = Callable[[Path], str]
 
 
 def header_fault(path: Path) -> str:
-    """What is wrong with a file's header."""
+    """What is wrong with a file's header, or that it promises more than there is."""
     try:
         frames = soundfile.info(path).frames
+        return shortfall(path) or ("" if frames else "it holds no samples")
     except (OSError, soundfile.SoundFileError) as error:
         return _reason(error)
-    return "" if frames else "it holds no samples"
 
 
 def decoding_fault(path: Path) -> str:
     """What is wrong with a file, from its first sample to its last."""
     try:
         samples, _ = soundfile.read(path, dtype="float32")
+        if lacking := shortfall(path):
+            return lacking
     except (OSError, soundfile.SoundFileError) as error:
         return _reason(error)
     if not len(samples):

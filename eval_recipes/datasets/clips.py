@@ -176,18 +176,29 @@ def _there(
 
 
 def _left_out(clips: Sequence[Clip], left_out: Mapping[str, str]) -> list[str]:
-    missing = [path for path, reason in left_out.items() if reason == MISSING]
-    unreadable = [f"{path} ({reason})" for path, reason in left_out.items() if reason != MISSING]
     return [
-        f"it lists {len(clips)} clips, {len(names)} {what}: {_some(names)}"
-        for what, names in (("missing", missing), ("that cannot be read", unreadable))
+        f"it lists {len(clips)} clips, {len(names)} {what}: {some(names)}"
+        for what, names in kinds_left_out(left_out).items()
         if names
     ]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def kinds_left_out(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Clips that are left out, by what is the matter with them; those that are there with the reason."""
+    return {
+        "missing": [path for path, reason in left_out.items() if reason == MISSING],
+        "that cannot be read": [f"{path} ({why})" for path, why in left_out.items() if why != MISSING],
+    }
+
+
+def some(names: Sequence[str], most: int = NAMED) -> str:
+    """The first names, and how many more there are.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _unlike(there: list[Clip], listed: list[Clip], sizes: Sizes) -> list[str]:

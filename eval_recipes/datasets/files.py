@@ -10,6 +10,7 @@ from pathlib import Path
 from eval_recipes.datasets.clips import DatasetProblem
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 
 
 def root_with(data: Path, marker: str, what: str, prefer: str = "") -> Path:
@@ -54,11 +55,26 @@ def read_table(path: Path, columns: Sequence[str], delimiter: str = ",") -> list
     except csv.Error as error:
         raise DatasetProblem(f"{path} is no table: {error}; save it as CSV or TSV in UTF-8") from error
     if lacking := [column for column in columns if column not in header]:
-        raise DatasetProblem(f"{path} has no column {lacking[0]!r}; it has: {', '.join(header)}")
+        raise DatasetProblem(
+            f"{path} has no column {lacking[0]!r}; it has: {', '.join(header)}{_unsplit(header, delimiter)}"
+        )
     for number, row in enumerate(rows, 2):
         if empty := [column for column in columns if not row[column]]:
             raise DatasetProblem(f"{path}, row {number}: {empty[0]!r} is empty")
     return rows
+
+
+def _unsplit(header: Sequence[str], delimiter: str) -> str:
+    """What to say where a header's cells look as if separated by something else."""
+    found = next(
+        (mark for mark in SEPARATORS if mark != delimiter and any(mark in cell for cell in header)), ""
+    )
+    if not found:
+        return ""
+    return (
+        f". It was split at {SEPARATORS[delimiter]}, and holds {SEPARATORS[found]}: separate columns by "
+        "commas, or by tabs in a file whose name ends in .tsv"
+    )
 
 
 def read_lines(path: Path) -> list[str]:

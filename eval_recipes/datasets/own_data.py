@@ -86,7 +86,8 @@ def _with_classes(data: Path, clips: list[Clip]) -> list[Clip]:
     if len(classes) < 2:
         only = "".join(f", {label!r}" for label in classes)
         raise DatasetProblem(
-            f"{data} holds {len(clips)} clips of {len(classes)} classes{only}; two are needed"
+            f"{data} holds {len(clips)} clip{'s' * (len(clips) != 1)} of {len(classes)} "
+            f"class{'es' * (len(classes) != 1)}{only}; two are needed"
         )
     parts = {clip.part for clip in clips}
     if len(parts) == 1 and parts != {ALL}:

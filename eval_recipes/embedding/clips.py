@@ -15,6 +15,7 @@ import soxr
 import torch
 
 from eval_recipes.embedding.module import Embedding, HearModule, ModuleProblem
+from whole_audio import shortfall
 
 READERS = 2
 BATCHES_AHEAD = 2
@@ -38,14 +39,17 @@ def clips_of(paths: Sequence[Path]) -> list[Clip]:
     """Look at files' headers.
 
     Raises:
-        ClipProblem: a file is missing, or no audio that soundfile knows.
+        ClipProblem: a file is missing, cut short, or no audio that soundfile knows.
     """
     clips = []
     for path in paths:
         try:
             clips.append(Clip(path, soundfile.info(path).duration))
+            lacking = shortfall(path)
         except (OSError, soundfile.SoundFileError) as error:
             raise ClipProblem(f"{path} cannot be read: {error}") from error
+        if lacking:
+            raise ClipProblem(f"{path} is cut short: it {lacking}; get that file anew")
     return clips
 
 

@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
@@ -110,23 +111,14 @@ def _takes_lengths(function: Callable[..., Any]) -> bool:
     return list(inspect.signature(function).parameters)[2:3] == ["lengths"]
 
 
-def load_module(
-    name: str,
-    model: str | None = None,
-    options: dict[str, Any] | None = None,
-    device: str | torch.device = "cpu",
-) -> HearModule:
-    """Import a HEAR module and load its model.
+def import_module(name: str) -> ModuleType:
+    """Import a HEAR module, whose model `load_module` loads.
 
     Args:
         name: as Python imports it; modules in the working directory count.
-        model: a checkpoint for its `load_model`, a path or a name that it finds; None: its own choice.
-        options: further keywords for `load_model`.
-        device: where the model shall compute.
 
     Raises:
-        ModuleProblem: there is no such module, it lacks a function of the API or an attribute of its
-            model, its model is not torch's or in training mode, or loading fails.
+        ModuleProblem: there is no such module, or it lacks a function of the API.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -136,6 +128,28 @@ def load_module(
         raise ModuleProblem(f"the module {name} cannot be imported: {error}") from error
     if lacking := [function for function in FUNCTIONS if not callable(getattr(module, function, None))]:
         raise ModuleProblem(f"{name} is no HEAR module: it has no {', '.join(lacking)}")
+    return module
+
+
+def load_module(
+    name: str,
+    model: str | None = None,
+    options: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> HearModule:
+    """Import a HEAR module and load its model.
+
+    Args:
+        name: see `import_module`.
+        model: a checkpoint for its `load_model`, a path or a name that it finds; None: its own choice.
+        options: further keywords for `load_model`.
+        device: where the model shall compute.
+
+    Raises:
+        ModuleProblem: there is no such module, it lacks a function of the API or an attribute of its
+            model, its model is not torch's or in training mode, or loading fails.
+    """
+    module = import_module(name)
     try:
         refuse_weights_among_options(module.load_model, options or {})
         loaded = module.load_model(*([model] if model else []), **(options or {}))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from eval_recipes.datasets.clips import ALL, TEST, TRAIN, ClipList, DatasetProblem
+from eval_recipes.datasets.clips import ALL, TEST, TRAIN, ClipList, DatasetProblem, some
 from eval_recipes.neighbours.accuracy import Accuracy, accuracy_of
 from eval_recipes.neighbours.search import nearest
 from eval_recipes.neighbours.vote import TEMPERATURE, vote
@@ -70,18 +71,21 @@ def check_k(dataset: ClipList, k: int) -> None:
         if k > available:
             among = f" for the clips of {part}" if part != ALL else ""
             raise DatasetProblem(
-                f"k is {k}; there are {available} clips to find neighbours among{among}, so 1 to {available}"
+                f"k is {k}; there {'is 1 clip' if available == 1 else f'are {available} clips'} to find "
+                f"neighbours among{among}, so {'1' if available == 1 else f'1 to {available}'}"
             )
 
 
 def outvoted(dataset: ClipList, k: int) -> str:
-    """Which classes have fewer clips to be found than k, so that others' clips must vote too; empty if none.
+    """Which classes have no clip to be found, or fewer than k, so that others' clips must vote too.
+
+    Empty if there are no such classes.
 
     >>> from pathlib import Path
     >>> from eval_recipes.datasets.clips import Clip
     >>> clips = [Clip(f"{n}.wav", "cat" if n < 2 else "dog", ALL) for n in range(9)]
     >>> outvoted(ClipList("mine", Path(), tuple(clips)), 4)
-    'k is 4, but 1 of 2 classes have fewer clips to find (fewest: cat, 1); --k 1 would leave none out'
+    'k is 4, but 1 of 2 classes has fewer clips to find (fewest: cat, 1); --k 1 would leave none out'
     """
     fewest: dict[str, int] = {}
     for part, labels in references_of(dataset).items():
@@ -89,15 +93,24 @@ def outvoted(dataset: ClipList, k: int) -> str:
         for label in {clip.label for clip in dataset.clips if clip.part == part}:
             count = counts[label] - (part == ALL)
             fewest[label] = min(count, fewest.get(label, count))
-    scarce = [label for label, count in fewest.items() if count < k]
-    if not scarce:
-        return ""
-    label, count = min(fewest.items(), key=lambda pair: (pair[1], pair[0]))
-    remedy = f"; --k {count} would leave none out" if count else ", so that they are never found"
-    return (
-        f"k is {k}, but {len(scarce)} of {len(dataset.classes)} classes have fewer clips to find "
-        f"(fewest: {label}, {count}){remedy}"
-    )
+    absent = sorted(label for label, count in fewest.items() if not count)
+    scarce = [label for label, count in fewest.items() if 0 < count < k]
+    told = []
+    if absent:
+        are = "is" if len(absent) == 1 else "are"
+        told.append(f"{_part_of(absent, dataset)} no clips to find and {are} never found: {some(absent)}")
+    if scarce:
+        label = min(scarce, key=lambda label: (fewest[label], label))
+        those = "of these " if absent else ""
+        told.append(
+            f"{_part_of(scarce, dataset)} fewer clips to find (fewest: {label}, {fewest[label]}); "
+            f"--k {fewest[label]} would leave none {those}out"
+        )
+    return f"k is {k}, but {'; '.join(told)}" if told else ""
+
+
+def _part_of(labels: Sequence[str], dataset: ClipList) -> str:
+    return f"{len(labels)} of {len(dataset.classes)} classes {'has' if len(labels) == 1 else 'have'}"
 
 
 def classify(

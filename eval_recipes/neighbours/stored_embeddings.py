@@ -80,12 +80,14 @@ def stored_embeddings(
             tell(f"embeddings of {len(clips)} clips used again, from {held[0]}")
         else:
             if len(lacking) < len(clips):
-                told = f"{len(clips) - len(lacking)} of {len(clips)} clips were embedded before"
+                n_kept = len(clips) - len(lacking)
+                was = "was" if n_kept == 1 else "were"
+                told = f"{n_kept} of {len(clips)} clips {was} embedded before"
                 tell(f"{told}; going on with the others" if lacking else told)
             started = time.monotonic()
             _embed_into_parts(folder, {key: clips[key] for key in lacking}, embed, identity)
             held = _join(folder, held, parts_of(folder, identity), clips, identity, started)
-            tell(f"{len(lacking)} clips embedded, into {held[0]}")
+            tell(f"{len(lacking)} clip{'s' * (len(lacking) != 1)} embedded, into {held[0]}")
         return _rows(*held, clips)
 
 

@@ -15,6 +15,7 @@ from eval_recipes.neighbours.result_files import SUFFIX
 from eval_recipes.provenance import in_short
 from eval_recipes.reporting.columns import MEASURED, number_alike, short_names
 from eval_recipes.reporting.domain_means import PAPER_KIND
+from eval_recipes.reporting.knn_findings import knn_findings
 from eval_recipes.reporting.published import paper_knn
 from eval_recipes.reporting.score_files import read_json
 
@@ -197,7 +198,7 @@ def knn_table(
             its.clips,
         ),
     )
-    return KnnTable(columns, measured + papers, _findings(measured, papers))
+    return KnnTable(columns, measured + papers, knn_findings(measured, papers))
 
 
 def _weights(result: KnnResult) -> str:
@@ -222,7 +223,7 @@ def _cell(result: KnnResult) -> KnnCell:
     if result.file["std_over_folds"] is not None:
         remarks.append(f"± {100 * result.file['std_over_folds']:.1f} over {result.file['n_folds']} folds")
     remarks.append(f"chance {100 * float(result.file['chance']['most_frequent_class']):.1f}")
-    _ = result.file["warning"]
+    _ = result.file["warning"], dict(result.file["left_out"])
     return KnnCell(float(result.file["accuracy"]), tuple(remarks), result)
 
 
@@ -237,23 +238,3 @@ def _paper_rows(datasets: Sequence[str]) -> list[KnnRow]:
         }
         rows.append(KnnRow(f"{model} (paper)", PAPER_KIND, PAPER_PROTOCOL, cells))
     return rows
-
-
-def _findings(measured: Sequence[KnnRow], papers: Sequence[KnnRow]) -> list[str]:
-    told = []
-    if papers:
-        told.append(
-            "The paper does not publish how it classified (k, weights, metric, splits), so its rows of "
-            "nearest neighbours are for orientation."
-        )
-    for row in measured:
-        for column, cell in row.cells.items():
-            if cell.result and column.is_incomplete:
-                deviations = "; ".join(cell.result.file["deviations"])
-                told.append(f"{row.label}: {column.title} was not all there: {deviations}.")
-            if cell.result and (warning := cell.result.file["warning"]):
-                told.append(f"{row.label}, {column.title}: {warning}.")
-    protocols = list(dict.fromkeys(row.protocol.partition(";")[0] for row in measured))
-    if len(protocols) > 1:
-        told.append(f"Neighbours voted in {len(protocols)} ways: {'; '.join(protocols)}.")
-    return told

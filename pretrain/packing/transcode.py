@@ -21,6 +21,8 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
+from whole_audio import shortfall
+
 FORMATS = ("flac", "wav", "ogg", "mp3")
 MAX_TARGET_RATE_HZ = 192_000
 """libsndfile's Vorbis encoder crashes the process far above it (seen at 384 kHz)."""
@@ -82,11 +84,14 @@ def audio_for_shard(job: Job) -> Audio | str:
     """What a shard stores of a file, or the reason why it can store nothing.
 
     Untouched files are checked no further than this: soundfile opens their header,
-    and it states one frame at least. Transcoded files are decoded to the end; damage
-    that the decoder does not report passes (a WAV or MP3 cut short is merely shorter).
+    it states one frame at least, and a WAV is as long as it promises. Transcoded files
+    are decoded to the end; damage that the decoder does not report passes (an MP3 cut
+    short is merely shorter).
     """
     try:
         content = _content(locate(job.filename, job.list_folder))
+        if lacking := shortfall(content):
+            raise Unusable(f"cut short: {lacking}")
         return _transcoded(content, job.target) if job.target.suffix else _checked(content, job.filename)
     except Unusable as problem:
         return " ".join(str(problem).split())
