@@ -34,9 +34,9 @@ def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -
         ConfigError: a file of classes that is none; other classes than the run began with.
         UnusableLabels: a clip has no label, or one of no class.
     """
-    column = LabelColumn(config.label_column, config.label_separator if config.is_multi_label else None)
     path = run_dir / CLASSES_FILE
     named = None if config.classes is None else named_classes(config.classes)
+    column = _label_column(config, named or ())
     asked = {
         "task": config.task,
         "label_column": column.name,
@@ -53,6 +53,15 @@ def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -
                 partial.write_text(json.dumps(kept, indent=1) + "\n")
     repeats = balancing_repeats(kept["clips_of_class"], kept["clips"]) if config.balanced else None
     return ClipLabels(column, tuple(kept["classes"]), repeats, config.balanced_max_repeats)
+
+
+def _label_column(config: FinetuneConfig, named: tuple[str, ...]) -> LabelColumn:
+    """Where labels stand; unless a class is named so, a separator in a single label is a mistake."""
+    separator = config.label_separator
+    if config.is_multi_label:
+        return LabelColumn(config.label_column, separator)
+    is_in_a_name = any(separator in name for name in named)
+    return LabelColumn(config.label_column, None, refused=None if is_in_a_name else separator)
 
 
 def named_classes(source: str) -> tuple[str, ...]:
