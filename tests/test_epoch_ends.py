@@ -175,23 +175,26 @@ def test_the_bar_keeps_its_unit(tmp_path, monkeypatch):
 
     class Bar(journal.tqdm):
         rate = 0.01
+        is_measured = False
 
         @property
         def format_dict(self):
-            return {**super().format_dict, "rate": self.rate}
+            return {**super().format_dict, "rate": self.rate if self.is_measured else None}
 
         def set_postfix_str(self, text, refresh=True):
             shown.append(text.rpartition(", ")[2])
 
     monkeypatch.setattr(journal, "tqdm", Bar)
     write_shards(tmp_path)
-    values = settings(tmp_path, epochs=1, epoch_length=3, warmup_iters=0, run_dir=str(tmp_path / "run"))
+    values = settings(tmp_path, epochs=1, epoch_length=4, warmup_iters=0, run_dir=str(tmp_path / "run"))
 
     def step(self, *arguments):
-        self.bar.rate *= 1_000
         original(self, *arguments)
+        self.bar.is_measured = True
+        self.bar.rate *= 1_000
 
     original = journal.Journal.step
     monkeypatch.setattr(journal.Journal, "step", step)
     train(config_of(values), tmp_path / "c.yaml")
-    assert shown == ["30 s of audio/s", "30,000 s of audio/s", "30,000,000 s of audio/s"]
+    assert shown[0].startswith("lr "), "nothing is known of the speed yet"
+    assert shown[1:] == ["30 s of audio/s", "30,000 s of audio/s", "30,000,000 s of audio/s"]
