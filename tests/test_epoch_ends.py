@@ -1,6 +1,7 @@
 """What is told of a run while it goes on and at its end: losses, the best, their average."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,3 +199,30 @@ def test_the_bar_keeps_its_unit(tmp_path, monkeypatch):
     train(config_of(values), tmp_path / "c.yaml")
     assert shown[0].startswith("lr "), "nothing is known of the speed yet"
     assert shown[1:] == ["30 s of audio/s", "30,000 s of audio/s", "30,000,000 s of audio/s"]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"rate": None, "n": 5, "initial": 5, "elapsed": 0.0}, "lr 1.00e-03"),
+        ({"rate": None, "n": 5, "initial": 5, "elapsed": 2.0}, "lr 1.00e-03"),
+        ({"rate": None, "n": 7, "initial": 5, "elapsed": 4.0}, "5.0 s of audio/s"),
+        ({"rate": 3.0, "n": 7, "initial": 5, "elapsed": 4.0}, "30 s of audio/s"),
+    ],
+)
+def test_the_speed_is_told_once_it_is_measured(tmp_path, monkeypatch, state, told):
+    shown = []
+
+    class Bar(journal.tqdm):
+        @property
+        def format_dict(self):
+            return {**super().format_dict, **state}
+
+        def set_postfix_str(self, text, refresh=True):
+            shown.append(text.rpartition(", ")[2])
+
+    monkeypatch.setattr(journal, "tqdm", Bar)
+    subject = journal.Journal(tmp_path, SimpleNamespace(is_main_process=True), 5, 9, "training")
+    subject.step(0.5, 1e-3, 10.0)
+    subject.close()
+    assert shown == [told]
