@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,26 @@ def _keep_config(config: RunConfig, run_dir: Path) -> None:
     path = run_dir / CONFIG_FILE
     has_begun = path.exists() and latest_state(run_dir) is not None
     before = parse_yaml(path.read_text()) if has_begun else values
-    if changed := [key for key, value in values.items() if before.get(key) != value]:
+    if changed := _changes(before, values):
         logger.warning("Changed since the run began: %s", ", ".join(changed))
     with written_whole(path) as partial:
         partial.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Each key whose value is another, with both; of nested ones only what differs.
+
+    >>> _changes({"seed": 1, "optimizer_args": {"lr": 0.1}}, {"seed": 1, "optimizer_args": {"lr": 0.2}})
+    ['optimizer_args.lr 0.1 -> 0.2']
+    """
+    changes = []
+    for key in [*after, *(key for key in before if key not in after)]:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += [f"{key}.{change}" for change in _changes(old, new)]
+        elif old != new:
+            changes.append(f"{key} {old} -> {new}")
+    return changes
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

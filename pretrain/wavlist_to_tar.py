@@ -70,7 +70,11 @@ NAMED_FILES = 5
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of the shuffle."
 )
 @click.option(
-    "--shuffle/--no-shuffle", "is_shuffled", default=True, help="Keep the list's order, or shuffle."
+    "--shuffle/--no-shuffle",
+    "is_shuffled",
+    default=True,
+    show_default=True,
+    help="Shuffle the whole list, or keep its order.",
 )
 @click.option(
     "--rate",

@@ -1,6 +1,7 @@
 """What is told of a run while it goes on and at its end: losses, the best, their average."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,23 +176,53 @@ def test_the_bar_keeps_its_unit(tmp_path, monkeypatch):
 
     class Bar(journal.tqdm):
         rate = 0.01
+        is_measured = False
 
         @property
         def format_dict(self):
-            return {**super().format_dict, "rate": self.rate}
+            return {**super().format_dict, "rate": self.rate if self.is_measured else None}
 
         def set_postfix_str(self, text, refresh=True):
             shown.append(text.rpartition(", ")[2])
 
     monkeypatch.setattr(journal, "tqdm", Bar)
     write_shards(tmp_path)
-    values = settings(tmp_path, epochs=1, epoch_length=3, warmup_iters=0, run_dir=str(tmp_path / "run"))
+    values = settings(tmp_path, epochs=1, epoch_length=4, warmup_iters=0, run_dir=str(tmp_path / "run"))
 
     def step(self, *arguments):
-        self.bar.rate *= 1_000
         original(self, *arguments)
+        self.bar.is_measured = True
+        self.bar.rate *= 1_000
 
     original = journal.Journal.step
     monkeypatch.setattr(journal.Journal, "step", step)
     train(config_of(values), tmp_path / "c.yaml")
-    assert shown == ["30 s of audio/s", "30,000 s of audio/s", "30,000,000 s of audio/s"]
+    assert shown[0].startswith("lr "), "nothing is known of the speed yet"
+    assert shown[1:] == ["30 s of audio/s", "30,000 s of audio/s", "30,000,000 s of audio/s"]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"rate": None, "n": 5, "initial": 5, "elapsed": 0.0}, "lr 1.00e-03"),
+        ({"rate": None, "n": 5, "initial": 5, "elapsed": 2.0}, "lr 1.00e-03"),
+        ({"rate": None, "n": 7, "initial": 5, "elapsed": 4.0}, "5.0 s of audio/s"),
+        ({"rate": 3.0, "n": 7, "initial": 5, "elapsed": 4.0}, "30 s of audio/s"),
+    ],
+)
+def test_the_speed_is_told_once_it_is_measured(tmp_path, monkeypatch, state, told):
+    shown = []
+
+    class Bar(journal.tqdm):
+        @property
+        def format_dict(self):
+            return {**super().format_dict, **state}
+
+        def set_postfix_str(self, text, refresh=True):
+            shown.append(text.rpartition(", ")[2])
+
+    monkeypatch.setattr(journal, "tqdm", Bar)
+    subject = journal.Journal(tmp_path, SimpleNamespace(is_main_process=True), 5, 9, "training")
+    subject.step(0.5, 1e-3, 10.0)
+    subject.close()
+    assert shown == [told]

@@ -12,7 +12,7 @@ from finetuning_data import SMALL_MODEL, finetune_config, labels_of, pack
 from hear_dasheng.audioset import audioset_names
 from hear_dasheng.classifier_checkpoint import load_classifier
 from hear_dasheng.export import export, new_encoder
-from pretrain.reading.clip_labels import ClipLabels, LabelColumn
+from pretrain.reading.clip_labels import ClipLabels, LabelColumn, UnusableLabels
 from pretrain.shards import NoUsableAudio
 from pretrain.training.class_list import agreed_labels, named_classes
 from pretrain.training.classification import Classification
@@ -20,7 +20,7 @@ from pretrain.training.clip_metrics import accuracy, mean_average_precision, of_
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.optimizers import new_optimizer
 from pretrain.training.processes import Processes
-from pretrain.training.read_config import ConfigError
+from pretrain.training.read_config import ConfigError, read_config
 
 LABELS = ClipLabels(LabelColumn("label", None), ("a", "b", "c"))
 
@@ -46,7 +46,7 @@ def test_every_key_is_explained():
         ({"init_from": "x.pt"}, "model is 'dasheng_tiny' and init_from 'x.pt'; give one of them"),
         ({"score_function": ["mAP", 1.0]}, "score_function is mAP, but task single has none"),
         ({"task": "multi", "score_function": ["accuracy", 1.0]}, "accuracy, but task multi has none"),
-        ({"task": "multi", "label_smoothing": 0.1}, "label_smoothing is 0.1, but is for task single"),
+        ({"task": "multi", "label_smoothing": 0.1}, "for task single; give --label_smoothing 0 or"),
         ({"task": "many"}, "task is 'many': it must be 'single' or 'multi'"),
         ({"mixup": 0}, "mixup is 0: it must be greater than 0"),
         ({"layer_decay": 1.5}, "layer_decay is 1.5"),
@@ -59,6 +59,38 @@ def test_impossible_values_are_refused_by_name(changes, message):
     with pytest.raises(ConfigError) as error:
         config(**changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_the_shipped_config_is_for_either_task(task):
+    subject = read_config("finetune_tiny", ["--task", task], FinetuneConfig)
+    assert (subject.task, subject.label_smoothing) == (task, 0.1 if task == "single" else 0)
+    if task == "multi":
+        with pytest.raises(ConfigError, match=r"label_smoothing is 0\.2, but is for task single; give"):
+            read_config("finetune_tiny", ["--task", task, "--label_smoothing", "0.2"], FinetuneConfig)
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_several_labels_are_not_taken_for_one(tmp_path, is_named):
+    shards = pack(tmp_path, "train", ["low", "low;high"], seconds=0.05)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "classes.txt").write_text("low\nhigh\n")
+    named = {"classes": str(tmp_path / "classes.txt"), "balanced": True} if is_named else {}
+    message = r"train_000[01]\.wav is labelled 'low;high' .*_separator ';', .* give --task multi; .* one name"
+    with pytest.raises(UnusableLabels, match=message):
+        agreed_labels(finetune_config(shards, shards, **named), tmp_path / "run", Processes())
+    several = finetune_config(shards, shards, task="multi", **named)
+    assert set(agreed_labels(several, tmp_path / "run", Processes()).classes) == {"low", "high"}
+
+
+@pytest.mark.parametrize("remedy", ["separator", "classes"])
+def test_a_name_may_hold_the_separator_if_it_is_said(tmp_path, remedy):
+    shards = pack(tmp_path, "train", ["low", "low;high"], seconds=0.05)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "classes.txt").write_text("low\nlow;high\n")
+    said = {"separator": {"label_separator": "//"}, "classes": {"classes": str(tmp_path / "classes.txt")}}
+    subject = finetune_config(shards, shards, balanced=True, **said[remedy])
+    assert agreed_labels(subject, tmp_path / "run", Processes()).classes == ("low", "low;high")
 
 
 def test_any_checkpoint_gives_the_size_and_dropout_may_be_added(tmp_path):
@@ -142,7 +174,10 @@ def test_named_classes_keep_their_order_and_unknown_labels_are_told(tmp_path):
     shards = pack(tmp_path, "train", ["low", "middle"], seconds=0.05)
     (tmp_path / "run").mkdir()
     subject = finetune_config(shards, shards, balanced=True, classes=str(tmp_path / "classes.txt"))
-    with pytest.raises(NoUsableAudio, match=r"'middle', which is none of the 3 classes \('low', 'high', "):
+    told = (
+        r"train_0000000\.tar/train_0001\.wav is labelled 'middle', which is none of the 3 classes \('low', "
+    )
+    with pytest.raises(NoUsableAudio, match=told):
         agreed_labels(subject, tmp_path / "run", Processes())
 
 
@@ -150,7 +185,8 @@ def test_labels_of_validation_clips_are_checked_before_training(tmp_path):
     train_data = pack(tmp_path, "train", ["low", "middle"], seconds=0.05)
     cv_data = pack(tmp_path, "valid", ["low", "high"], seconds=0.05)
     (tmp_path / "run").mkdir()
-    with pytest.raises(NoUsableAudio, match="a clip of cv_data is labelled 'high', which is none of the 2"):
+    told = r"valid_0000000\.tar/valid_0001\.wav is labelled 'high', which is none of the 2"
+    with pytest.raises(NoUsableAudio, match=told):
         agreed_labels(finetune_config(train_data, cv_data), tmp_path / "run", Processes())
 
 

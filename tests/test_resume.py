@@ -152,7 +152,7 @@ def test_resume_without_a_name_finds_the_newest_run(tmp_path):
     train(read_config(config, ["--epochs", "2"]), config, resume=True)
     assert [path for path in (tmp_path / "out/mine/dasheng_tiny").iterdir()] == [run]
     assert latest_state(run).name == "iteration_00000004"
-    assert "Changed since the run began: epochs" in (run / "train.log").read_text()
+    assert "Changed since the run began: epochs 1 -> 2" in (run / "train.log").read_text()
 
 
 def test_with_other_data_the_pass_begins_again(tmp_path, caplog):

@@ -95,7 +95,7 @@ def test_what_was_in_the_folder_stays_and_the_next_start_is_no_change(shards, tm
     assert "epochs: 1" in (run / "config.yaml").read_text()
     config = finetune_config(*shards, **QUICK | {"epochs": 2}, run_dir=str(run))
     train(config, tmp_path / "c.yaml", resume=True)
-    assert "Changed since the run began: epochs" in (run / "train.log").read_text()
+    assert "Changed since the run began: epochs 1 -> 2" in (run / "train.log").read_text()
 
 
 def test_once_training_has_begun_everything_stays(tmp_path):

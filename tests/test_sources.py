@@ -87,6 +87,27 @@ def test_mistakes_are_named(folder, entry, error, message):
         parse_sources([entry])
 
 
+@pytest.mark.parametrize(
+    ("path", "held"),
+    [
+        ("elsewhere/train_0.tar", "holds x_0.tar, x_1.tar, x_2.tar, x_3.tar and 2 more."),
+        ("shard/train_0.tar", "holds shards."),
+        ("shards/train_1.tar", "holds train_0.tar."),
+        ("sources/train_0.tar", "holds no tar archive."),
+        ("hidden/train_0.tar", "holds no tar archive."),
+    ],
+)
+def test_only_what_may_be_meant_is_named_beside_a_missing_shard(tmp_path, path, held):
+    names = ["shards/train_0.tar", "sources/train.py", "sources/.gitignore", "hidden/.train_0.tar"]
+    for name in [*names, ".git", "README.md", *(f"x_{number}.tar" for number in range(6))]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError) as error:
+        parse_sources([str(tmp_path / path)])
+    folder = (tmp_path / path).parent if (tmp_path / path).parent.exists() else tmp_path
+    assert f"the nearest folder that exists, {folder}, {held}" in str(error.value)
+
+
 def test_no_entries():
     with pytest.raises(ValueError, match="the list of data is empty"):
         parse_sources([])

@@ -24,9 +24,9 @@ def test_cells_keep_their_type(tmp_path):
         {
             "filename": ["a.wav", "b.wav", "c.wav"],
             "count": ["1", "", "-3"],
-            "score": ["1", "2.5", "nan"],
+            "score": ["1", "2.5", ""],
             "code": ["007", "8", "9"],
-            "mixed": ["1", "x", "None"],
+            "mixed": ["1", "x", ""],
             "loud": ["True", "false", ""],
             "nothing": ["", "", ""],
             "phone": ["+49", "1", "2"],
@@ -43,6 +43,17 @@ def test_cells_keep_their_type(tmp_path):
         "big": "1", "endless": "1",
     }  # fmt: skip
     assert [labels(listed)[2][name] for name in ("count", "score", "mixed")] == [-3, None, None]
+
+
+@pytest.mark.parametrize("word", ["NA", "N/A", "None", "nan", "NaN", "null", "NULL", "<NA>", " "])
+def test_only_an_empty_cell_is_missing(tmp_path, word):
+    columns = {"filename": ["a", "b", "c"], "label": [word, "", "dog"], "digit": [word, "", "7"]}
+    listed = write_table(tmp_path / "list.tsv", columns)
+    assert labels(listed) == [
+        {"label": word, "digit": word},
+        {"label": None, "digit": None},
+        {"label": "dog", "digit": "7"},
+    ]
 
 
 def test_a_list_without_other_columns_has_no_labels(tmp_path):

@@ -18,12 +18,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-MISSING_CELLS = frozenset(
-    {"", "<NA>", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "NULL", "null", "None"}
-    | {"NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"}
-)
-"""Cells without a value: those that `pandas.read_csv`, the published reader, takes so."""
-
 TRUTH_CELLS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -101,7 +95,8 @@ def read_file_list(path: Path, filename_column: str = "filename", delim: str = "
 
     A column is stored as numbers if each of its cells is a number without leading
     zeros, as truth values if each is true or false, else as text: "007" stays text.
-    `MISSING_CELLS` become None, as in the published tool (there: NaN).
+    Empty cells become None. All others keep their text, "NA", "None" and "nan" too, which may be
+    labels; the published tool takes these for missing (NaN).
 
     Args:
         path: a table with a header line; `.gz`, `.bz2`, `.xz` and `.zst` are decompressed.
@@ -137,10 +132,10 @@ def read_file_list(path: Path, filename_column: str = "filename", delim: str = "
 def typed(cells: list[str]) -> list[str | int | float | bool | None]:
     """The cells of one column as what all of them are; see `read_file_list`.
 
-    >>> typed(["1", "", "-20"]), typed(["1", "2.5"]), typed(["007", "8"])
-    ([1, None, -20], [1.0, 2.5], ['007', '8'])
+    >>> typed(["1", "", "-20"]), typed(["1", "2.5"]), typed(["007", "8"]), typed(["NA", ""])
+    ([1, None, -20], [1.0, 2.5], ['007', '8'], ['NA', None])
     """
-    present = [cell for cell in cells if cell not in MISSING_CELLS]
+    present = [cell for cell in cells if cell]
     convert = str
     if all(cell in TRUTH_CELLS for cell in present):
         convert = TRUTH_CELLS.__getitem__
@@ -150,7 +145,7 @@ def typed(cells: list[str]) -> list[str | int | float | bool | None]:
         len(cell) > INT64_DIGITS and INTEGER.fullmatch(cell) for cell in present
     ):
         convert = float
-    return [None if cell in MISSING_CELLS else convert(cell) for cell in cells]
+    return [convert(cell) if cell else None for cell in cells]
 
 
 def _chunks(path: Path, filename_column: str, delim: str) -> Iterator:

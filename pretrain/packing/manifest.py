@@ -19,7 +19,7 @@ import soundfile
 
 from pretrain.packing.shard_file import WrittenShard, renamed_when_complete
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when the same options would give other bytes."""
 REMEDY = "choose another OUTDIR, or --overwrite to delete what is there"
 

@@ -31,16 +31,19 @@ class LabelColumn:
     Attributes:
         name: the key in the JSON, a column of the list given to `wavlist_to_tar`.
         separator: between the labels of a clip; None: each clip has exactly one.
+        refused: what no text holds where each clip has exactly one label; None: anything goes.
     """
 
     name: str
     separator: str | None
+    refused: str | None = None
 
     def labels_of(self, encoded: bytes | None, clip: str) -> list[str]:
         """A clip's labels as text; numbers and truth values as JSON writes them.
 
         Raises:
-            UnusableLabels: there is no JSON, it lacks the column, or (one label a clip) the cell is empty.
+            UnusableLabels: there is no JSON, it lacks the column, or (one label a clip) the cell is empty
+                or seems to hold several.
 
         >>> LabelColumn("tags", ";").labels_of(b'{"tags": "dog; rain"}', "a.flac")
         ['dog', 'rain']
@@ -59,10 +62,18 @@ class LabelColumn:
             raise UnusableLabels(
                 f"the labels of {clip} have no column {self.name!r}, but {there}; choose with label_column"
             )
-        labels = self._split(columns[self.name])
+        cell = columns[self.name]
+        labels = self._split(cell)
+        if self.refused and isinstance(cell, str) and self.refused in cell:
+            raise UnusableLabels(
+                f"{clip} is labelled {cell!r} in column {self.name!r}, which holds the "
+                f"label_separator {self.refused!r}, but with task single each clip has one label. Are these "
+                "several, give --task multi; is this one name, give a separator that no name holds, e.g. "
+                "--label_separator //"
+            )
         if self.separator is None and len(labels) != 1:
             raise UnusableLabels(
-                f"{clip} has {len(labels)} labels in column {self.name!r} ({columns[self.name]!r}); "
+                f"{clip} has {len(labels)} labels in column {self.name!r} ({cell!r}); "
                 "with task single each clip needs one. Leave the clip out of the list, or choose task multi"
             )
         return labels

@@ -7,33 +7,44 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from pretrain.reading.clip_labels import LabelColumn
+from pretrain.reading.clip_labels import ClipLabels, LabelColumn
 from pretrain.reading.tar_members import ShardFault, audio_members
 
 CLIPS = ""
 """Under which the clips themselves are counted; no label is empty."""
 
 
-def count_labels(urls: Sequence[str], column: LabelColumn, *, shows_progress: bool = False) -> Counter[str]:
+def count_labels(
+    urls: Sequence[str],
+    column: LabelColumn,
+    *,
+    known: ClipLabels | None = None,
+    shows_progress: bool = False,
+) -> Counter[str]:
     """Count without reading audio, where shards can seek; clips that fail to decode later are counted too.
 
     Args:
         urls: shards.
         column: where their labels stand.
+        known: what a label may be; None: anything.
         shows_progress: with a bar.
 
     Returns:
         Clips of each label, and under `CLIPS` all of them.
 
     Raises:
-        UnusableLabels: a clip has none.
+        UnusableLabels: a clip has none, or one that is not known.
     """
     counts: Counter[str] = Counter()
     for url in tqdm(urls, desc="counting labels", unit="shard", disable=not shows_progress):
         try:
             for member in audio_members(url, lambda index: True, with_labels=True, with_audio=False):
                 counts[CLIPS] += 1
-                counts.update(set(column.labels_of(member.labels, f"{url}/{member.name}")))
+                clip = f"{url}/{member.name}"
+                labels = set(column.labels_of(member.labels, clip))
+                if known is not None:
+                    known.numbers_of(labels, clip)
+                counts.update(labels)
         except ShardFault:
             continue  # the reader will skip the same, and say so
     return counts

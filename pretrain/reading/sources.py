@@ -20,6 +20,7 @@ from braceexpand import braceexpand
 logger = logging.getLogger(__name__)
 
 PIPE = "pipe:"
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SHOWN = 4
 """Names in an error message."""
 
@@ -193,13 +194,17 @@ def _check_protocol(url: str) -> None:
 
 
 def _nearby(url: str) -> str:
-    """Where a missing path would be, and what is there instead."""
-    folder = os.path.dirname(os.path.abspath(os.path.expanduser(local_path(url))))
+    """Where a missing path would be, and what is there that it may mean."""
+    path = os.path.abspath(os.path.expanduser(local_path(url)))
+    folder, missing = os.path.split(path)
     while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
+        folder, missing = os.path.split(folder)
     names = sorted(os.listdir(folder))
-    nearest = difflib.get_close_matches(os.path.basename(url), names, n=SHOWN, cutoff=0.5) or names
-    held = f"holds {_some(nearest)}" if names else "is empty"
+    archives = [name for name in names if name.endswith(ARCHIVES) and not name.startswith(".")]
+    subfolders = [name for name in names if os.path.isdir(os.path.join(folder, name)) and name[0] != "."]
+    like = archives if missing == os.path.basename(path) else subfolders
+    found = difflib.get_close_matches(missing, like, n=SHOWN, cutoff=0.6) or archives
+    held = f"holds {_some(found)}" if found else "holds no tar archive" if names else "is empty"
     return f"; the nearest folder that exists, {folder}, {held}. Correct the path or make the shard"
 
 

@@ -34,9 +34,9 @@ def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -
         ConfigError: a file of classes that is none; other classes than the run began with.
         UnusableLabels: a clip has no label, or one of no class.
     """
-    column = LabelColumn(config.label_column, config.label_separator if config.is_multi_label else None)
     path = run_dir / CLASSES_FILE
     named = None if config.classes is None else named_classes(config.classes)
+    column = _label_column(config, named or ())
     asked = {
         "task": config.task,
         "label_column": column.name,
@@ -53,6 +53,15 @@ def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -
                 partial.write_text(json.dumps(kept, indent=1) + "\n")
     repeats = balancing_repeats(kept["clips_of_class"], kept["clips"]) if config.balanced else None
     return ClipLabels(column, tuple(kept["classes"]), repeats, config.balanced_max_repeats)
+
+
+def _label_column(config: FinetuneConfig, named: tuple[str, ...]) -> LabelColumn:
+    """Where labels stand; unless a class is named so, a separator in a single label is a mistake."""
+    separator = config.label_separator
+    if config.is_multi_label:
+        return LabelColumn(config.label_column, separator)
+    is_in_a_name = any(separator in name for name in named)
+    return LabelColumn(config.label_column, None, refused=None if is_in_a_name else separator)
 
 
 def named_classes(source: str) -> tuple[str, ...]:
@@ -94,30 +103,33 @@ def _found_classes(
     """The classes' names, and if they were counted, the clips of each and in all."""
     if named is not None and not config.balanced:
         return {"classes": list(named)}
-    counts = _counts(configured_sources(config, "train_data"), column, processes)
+    known = None if named is None else ClipLabels(column, named)
+    counts = _counts(configured_sources(config, "train_data"), column, known, processes)
     clips = counts.pop(CLIPS, 0)
     names = list(named) if named is not None else in_order(list(counts))
     if not names or not counts:
         raise ConfigError(f"train_data {config.train_data} holds no labels in column {column.name!r}")
-    numbers = ClipLabels(column, tuple(names)).numbers_of(counts, "a clip of train_data")
+    known = known or ClipLabels(column, tuple(names))
+    numbers = known.numbers_of(counts, "train_data")
     clips_of_class = [0] * len(names)
     for label, count in counts.items():
         clips_of_class[numbers[label]] += count
     # Checked now; else a wrong label would end the first epoch.
-    cv_counts = _counts(configured_sources(config, "cv_data"), column, processes)
-    ClipLabels(column, tuple(names)).numbers_of(cv_counts.keys() - {CLIPS}, "a clip of cv_data")
+    _counts(configured_sources(config, "cv_data"), column, known, processes)
     logger.info(
         "%d clips of %d classes, from %d of each to %d", clips, len(names), *_extremes(clips_of_class)
     )
     return {"classes": names, "clips_of_class": clips_of_class, "clips": clips}
 
 
-def _counts(data: list[Source], column: LabelColumn, processes: Processes) -> Counter[str]:
+def _counts(
+    data: list[Source], column: LabelColumn, known: ClipLabels | None, processes: Processes
+) -> Counter[str]:
     """Clips of each label, counted by all processes together; the error of one is raised on all."""
     urls = list(dict.fromkeys(url for source in data for url in source.urls))
     own = urls[processes.rank :: processes.count]
     return processes.merged(
-        processes.agreed(lambda: count_labels(own, column, shows_progress=processes.rank == 0))
+        processes.agreed(lambda: count_labels(own, column, known=known, shows_progress=processes.rank == 0))
     )
 
 

@@ -20,7 +20,7 @@ class FinetuneConfig(RunConfig):
     label_column: str = "label"
     """The key of the labels in the shards' JSON: the column's name in the list given to wavlist_to_tar."""
     label_separator: str = ";"
-    """What separates a clip's labels (task multi); a JSON list needs none."""
+    """What separates a clip's labels (task multi; single refuses text with it); a JSON list needs none."""
     classes: str | None = None
     """A file with a class a line, or "audioset"; null: the classes that train_data holds, in sorted order."""
 
@@ -42,7 +42,7 @@ class FinetuneConfig(RunConfig):
 
     # Loss and augmentation
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Part of a target that is spread over all classes (task single)."""
+    """Part of a target that is spread over all classes (task single; else a file's is not taken)."""
     mixup: Positive | None = None
     """Alpha of the Beta distribution that mixes spectrograms and targets, e.g. 0.5; null: none are mixed."""
     time_mask: WholeOr0 = 0

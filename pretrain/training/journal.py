@@ -87,12 +87,20 @@ class Journal:
         self._redirection.__enter__()
 
     def step(self, loss: float, lr: float, audio_s: float) -> None:
-        """Move the bar on by an iteration, on `audio_s` seconds of audio."""
-        iterations_per_s = self.bar.format_dict["rate"] or 0.0
-        speed = iterations_per_s * audio_s
-        shown = f"loss {loss:.4f}, lr {lr:.2e}, {speed:,.{0 if speed >= 10 else 1}f} s of audio/s"
+        """Move the bar on by an iteration, on `audio_s` seconds of audio; the speed is told once measured."""
+        shown = f"loss {loss:.4f}, lr {lr:.2e}"
+        if iterations_per_s := self._iterations_per_s():
+            speed = iterations_per_s * audio_s
+            shown += f", {speed:,.{0 if speed >= 10 else 1}f} s of audio/s"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
+
+    def _iterations_per_s(self) -> float | None:
+        """What the bar shows: the moving rate, until there is one that since the start; None: unknown."""
+        state = self.bar.format_dict
+        if state["rate"] or not state["elapsed"]:
+            return state["rate"]
+        return (state["n"] - state["initial"]) / state["elapsed"]
 
     def write(self, iteration: int, **values: Any) -> None:
         """Add a line of metrics."""

@@ -68,7 +68,10 @@ def read_config(path: str | Path, options: Sequence[str] = (), kind: type[Config
         raise ConfigError(f"{path} must hold `key: value` lines, not {type(values).__name__}")
     for key in WRITTEN_BY_THE_PUBLISHED_TRAINER:
         values.pop(key, None)
-    for dotted, value in parse_options(options).items():
+    given = parse_options(options)
+    if given.get("task") == "multi" and values.get("task") == "single":
+        values.pop("label_smoothing", None)  # of the task that is overridden
+    for dotted, value in given.items():
         key, _, inner = dotted.partition(".")
         if inner and key in NESTED:
             values[key] = {**(values.get(key) or {}), inner: value}
@@ -176,10 +179,14 @@ def _check_classification(config: FinetuneConfig, source: str) -> None:
         )
     if {"multi": "accuracy", "single": "mAP"}[config.task] == config.chosen_by[0]:
         raise ConfigError(
-            f"{source}: score_function is {config.chosen_by[0]}, but task {config.task} has none"
+            f"{source}: score_function is {config.chosen_by[0]}, but task {config.task} has none; "
+            "give --score_function null to choose by what it has"
         )
     if config.is_multi_label and config.label_smoothing:
-        raise ConfigError(f"{source}: label_smoothing is {config.label_smoothing}, but is for task single")
+        raise ConfigError(
+            f"{source}: label_smoothing is {config.label_smoothing}, but is for task single; "
+            "give --label_smoothing 0 or --task single"
+        )
     if config.is_multi_label and not config.label_separator:
         raise ConfigError(f"{source}: label_separator is empty; task multi needs one, e.g. ';'")
 
