@@ -110,6 +110,16 @@ def test_a_line_runs_beyond_the_ends_of_the_scale_as_far_as_there_is_room(tmp_pa
         assert ("would lie farther out" in files["index.html"].decode()) == any(cut)
 
 
+def test_one_model_makes_no_radar_and_two_do(tmp_path):
+    for model in ("a", "b"):
+        for name in ("one", "two", "three"):
+            scored_task(tmp_path / model / name, "top1_acc", [0.5])
+    assert "radar.png" not in report_files(build_report([tmp_path / "a"]))
+    both = build_report([tmp_path / "a", tmp_path / "b"], ["a", "b"])
+    drawn = radar(both.columns, both.rows)
+    assert len(drawn.lines) == 2
+
+
 def test_two_tasks_make_no_radar(tmp_path):
     for name in ("one", "two"):
         scored_task(tmp_path / "model" / name, "top1_acc", [0.5])

@@ -114,7 +114,7 @@ def radar(columns: Sequence[Column], rows: Sequence[Row]) -> Radar | None:
     """The radar over the paper's three domains, or over other tasks where none of theirs is scored.
 
     Returns:
-        None for fewer than three axes.
+        None for fewer than three axes, or for a single model, whose every score is the best: a circle.
     """
     rows = [row for row in rows if row.is_fraction and best_score(columns, row) > 0]
     in_domains = [row for row in rows if row.domain in DOMAINS]
@@ -133,8 +133,9 @@ def radar(columns: Sequence[Column], rows: Sequence[Row]) -> Radar | None:
             cell.score / top if cell and cell.is_number else None
             for cell, top in zip(cells, best, strict=True)
         )
-        lines.append(RadarLine(column.label, look(index), shares))
-    return Radar(axes, tuple(lines))
+        if any(share is not None for share in shares):
+            lines.append(RadarLine(column.label, look(index), shares))
+    return Radar(axes, tuple(lines)) if len(lines) > 1 else None
 
 
 def best_score(columns: Sequence[Column], row: Row) -> float:
