@@ -29,7 +29,7 @@ QUESTIONS = {
 }
 PRETRAINING_CLIPS = 1000
 TRAINING_THREADS = {"OMP_NUM_THREADS": "2"}
-"""As many everywhere: sums by other numbers of threads differ in the last bit, and then a short training's scores."""
+"""As many everywhere: other numbers of threads add up differently, and a short training shows it."""
 VALIDATION_SHARD, TRAINING_SHARDS = "audio_0000000.tar", "audio_{0000001..0000004}.tar"
 """The list of clips is shuffled before it is cut into shards of 200."""
 
