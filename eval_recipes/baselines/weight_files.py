@@ -14,8 +14,11 @@ from torch import Tensor
 FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".pth", ".pt", ".safetensors", ".bin")
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:/([\w.-]+))?")
-INERT = [argparse.Namespace, (pathlib.PurePosixPath, "pathlib.PosixPath")]
-"""What training scripts pickle beside the weights: their options, and paths in them."""
+INERT = [
+    argparse.Namespace,
+    *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+]
+"""What training scripts pickle beside the weights: their options, and paths in them (renamed in 3.13)."""
 
 
 def find_weights(source: str | Path) -> Path:
