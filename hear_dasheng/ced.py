@@ -30,11 +30,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hear_dasheng.audio import check_audio, check_lengths
 from hear_dasheng.checkpoint import load_encoder
+from hear_dasheng.compute.precision import fp32_arithmetic
 from hear_dasheng.download import locate
 from hear_dasheng.hear_model import HearModel
 from hear_dasheng.mel import SAMPLE_RATE_HZ
 from hear_dasheng.options import POOLINGS, Options
-from hear_dasheng.precision import fp32_arithmetic
 from hear_dasheng.windows import fit_to_moments
 
 __all__ = ["get_scene_embeddings", "get_timestamp_embeddings", "load_model"]

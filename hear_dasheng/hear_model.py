@@ -21,11 +21,11 @@ from hear_dasheng import cpu_linear
 from hear_dasheng.audio import check_audio, check_lengths
 from hear_dasheng.blocks import Linear
 from hear_dasheng.checkpoint import load_encoder
+from hear_dasheng.compute.precision import fp32_arithmetic
 from hear_dasheng.download import locate
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.mel import SAMPLE_RATE_HZ, LogMel
 from hear_dasheng.options import POOLINGS, Options
-from hear_dasheng.precision import fp32_arithmetic
 from hear_dasheng.sizes import SIZES
 from hear_dasheng.windows import encode_clips, fit_to_moments, n_moments, timestamps_ms
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from hear_dasheng.compute.precision import fp32_arithmetic
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.mel import MIN_DB, LogMel
-from hear_dasheng.precision import fp32_arithmetic
 from hear_dasheng.windows import n_moments
 
 KEPT_FRAMES = 60_000

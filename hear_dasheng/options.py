@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hear_dasheng.precision import PRECISIONS
+from hear_dasheng.compute.precision import PRECISIONS
 from hear_dasheng.windows import TAILS
 
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {

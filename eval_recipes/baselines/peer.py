@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from eval_recipes.full_precision import full_precision
+from hear_dasheng.compute.precision import fp32_arithmetic
 
 SAMPLE_RATE_HZ = 16_000
 """What all of them were trained on."""
@@ -119,7 +119,7 @@ def get_timestamp_embeddings(
 
 
 def _tokens(model: Peer, clips: list[Tensor]) -> list[Tensor]:
-    with torch.no_grad(), full_precision():
+    with torch.no_grad(), fp32_arithmetic():
         return [tokens.float() for tokens in model.encoder.tokens(clips)]
 
 

@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from eval_recipes.full_precision import full_precision
 from eval_recipes.neighbours.candidates import Candidates
 from eval_recipes.neighbours.distances import METRICS, Geometry
+from hear_dasheng.compute.precision import fp32_arithmetic
 
 SPARE = 32
 """Candidates kept beyond k; where more than these are within the bound, all of those are found again."""
@@ -81,7 +81,7 @@ def nearest(
     rows, columns = block_shape(n_queries, len(references), block_bytes)
     with (
         torch.inference_mode(),
-        full_precision(),
+        fp32_arithmetic(),
         tqdm(total=n_queries, unit=" clips", desc="neighbours", disable=is_silent, leave=False) as bar,
     ):
         for start in range(0, n_queries, rows):

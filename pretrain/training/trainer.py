@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from hear_dasheng.precision import fp32_arithmetic
+from hear_dasheng.compute.precision import fp32_arithmetic
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import checkpoint_activations, new_moving_average
 from pretrain.training.data import TrainingData

@@ -1,0 +1,127 @@
+"""Atomic writes: a path holds its old content or all of the new, whatever interrupts the writer.
+
+Content is written under a temporary name in the same folder, flushed to the disk, and renamed. A name left by a
+killed process is removed by `remove_partials`, which a command calls once it holds the folder's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+PARTIAL = ".partial"
+"""Ending of the names of unfinished files and folders."""
+REPLACED = ".replaced"
+"""Ending of the name of a folder while another takes its place."""
+
+
+@contextmanager
+def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary name for a file or folder that becomes `path` when the block ends without an error.
+
+    A file or folder at `path` is replaced. If the block fails, nothing changes and the temporary name vanishes.
+    Of two writers of one path, the last one to finish wins.
+
+    Args:
+        path: the final name; its folder is created.
+        is_durable: flush to the disk before renaming, so that not even a power failure leaves an empty file
+            under the final name. Without it many small files are written faster.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        yield partial
+        if is_durable:
+            _flush(partial)
+        _replace(partial, path)
+        if is_durable:
+            _flush_entry(path.parent)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+@contextmanager
+def atomic_file(path: Path, *, is_durable: bool = True) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes `path` when the block ends without an error; see `atomic_path`."""
+    with atomic_path(path, is_durable=is_durable) as partial, partial.open("xb") as file:
+        yield file
+        file.flush()
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a small file atomically; text is encoded as UTF-8."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed writers left below a folder, and restore a folder that was being replaced.
+
+    No other process may be writing there.
+    """
+    for left in [*folder.rglob(f".*{PARTIAL}")]:
+        remove(left)
+    for aside in [*folder.rglob(f".*{REPLACED}")]:
+        original = aside.with_name(re.sub(r"^\.(.+)\.[0-9a-f]{8}\.replaced$", r"\1", aside.name))
+        if original.exists():
+            remove(aside)
+        else:
+            aside.rename(original)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder; do nothing if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Rename, also over an existing folder, which `os.replace` refuses."""
+    if not (path.is_dir() and not path.is_symlink()):
+        os.replace(partial, path)
+        return
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{REPLACED}")
+    path.rename(aside)
+    try:
+        os.replace(partial, path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    remove(aside)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or each file and folder of a tree, to the disk."""
+    if not path.is_dir():
+        _flush_entry(path)
+        return
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            _flush_entry(Path(folder, name))
+        _flush_entry(Path(folder))
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems cannot flush folders; the rename is atomic all the same.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
