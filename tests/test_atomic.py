@@ -39,9 +39,14 @@ def test_files_and_folders_replace_older_ones(tmp_path):
 def test_a_failed_block_leaves_the_old_content_and_no_temporary_name(tmp_path, error, is_folder):
     path = tmp_path / "there"
     make_tree(path, "old") if is_folder else path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as partial:
-        make_tree(partial, "new") if is_folder else partial.write_text("new")
-        raise error
+
+    def fail():
+        with atomic_path(path) as partial:
+            make_tree(partial, "new") if is_folder else partial.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert names(tmp_path) == ["there"]
     assert (path / "inner/file" if is_folder else path).read_text() == "old"
 
@@ -136,7 +141,8 @@ def test_a_link_is_replaced_and_its_target_stays(tmp_path):
 def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
     program = (
         "import sys, pathlib; from hear_dasheng.files.lock import locked\n"
-        f"with locked(pathlib.Path({str(tmp_path / 'new/.lock')!r})): print('held', flush=True); sys.stdin.read()"
+        f"with locked(pathlib.Path({str(tmp_path / 'new/.lock')!r})):\n"
+        "    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -1,7 +1,7 @@
 """Atomic writes: a path holds its old content or all of the new, whatever interrupts the writer.
 
-Content is written under a temporary name in the same folder, flushed to the disk, and renamed. A name left by a
-killed process is removed by `remove_partials`, which a command calls once it holds the folder's lock.
+Content is written under a temporary name in the same folder, flushed to the disk, and renamed. Names left by
+killed processes are removed by `remove_partials`, which a command calls once it holds the folder's lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPLACED = ".replaced"
 def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name for a file or folder that becomes `path` when the block ends without an error.
 
-    A file or folder at `path` is replaced. If the block fails, nothing changes and the temporary name vanishes.
+    A file or folder at `path` is replaced. If the block fails, the temporary name vanishes and `path` stays.
     Of two writers of one path, the last one to finish wins.
 
     Args:
