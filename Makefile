@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: install demo test test-slow test-all lint clean
+.PHONY: install demo test test-slow test-all lint dist check-wheel clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,20 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# A source distribution, and the wheel built from it.
+dist: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m build --installer uv --outdir dist . >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	$(BIN)/twine check --strict dist/*
+
+# The wheel as a user installs it: alone, in an empty environment, outside the checkout.
+check-wheel: dist
+	rm -rf $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python dist/*.whl
+	$(VENV)-wheel/bin/python tests/check_wheel.py
+	rm -rf $(VENV)-wheel
+
 # The official tools go in without their own, unsatisfiable, requirements.
 $(VENV)/.installed: setup.py eval_recipes/official_pins.py
 	$(PYTHON) -m venv $(VENV)
@@ -38,4 +52,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(VENV)-wheel demo build dist *.egg-info

@@ -50,6 +50,7 @@ EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS["test"] = [
     *EXTRAS["all"],
     "beartype>=0.18",
+    "build[uv]",
     "dasheng==0.0.9",  # the oracle; it imports torchaudio
     "hypothesis",
     "kaldi-native-fbank",  # oracle of the filter banks
@@ -58,6 +59,7 @@ EXTRAS["test"] = [
     "pytest-xdist",
     "pytorch-ignite",  # oracle of the learning-rate schedule
     "ruff==0.15.*",
+    "twine",
 ]
 
 setup(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,24 @@ from hear_dasheng.export import export, new_encoder
 from hear_dasheng.sizes import SIZES
 
 REPOSITORY = Path(__file__).parent.parent
+SKIPS_IN_CI = ("needs a GPU",)
+"""Beginnings of the reasons for which a test may be skipped where everything else is installed."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI in which a test was skipped that should have run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("CI"):  # a worker of pytest-xdist has no reporter
+        return
+    reasons = [
+        str(report.longrepr[-1]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])
+    ]
+    unexpected = sorted({reason for reason in reasons if not reason.startswith(SKIPS_IN_CI)})
+    reporter.write_line(f"\n{len(reasons)} tests skipped, {len(unexpected)} reasons that must not hold in CI")
+    for reason in unexpected:
+        reporter.write_line(f"    {reason}", red=True)
+    if unexpected and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def oracle_of(dim: int, depth: int, heads: int, seed: int = 0, **options):
