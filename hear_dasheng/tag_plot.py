@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hear_dasheng.export import renamed_when_complete
+from hear_dasheng.files.atomic import atomic_path
 from hear_dasheng.tagger import Tags
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def draw_tags(tags: Mapping[str, Tags], class_names: Sequence[str], path: Path, 
     """
     figure = tags_figure(tags, class_names, top)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_complete(path) as partial, partial.open("wb") as file:
+    with atomic_path(path) as partial, partial.open("wb") as file:
         figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=130)
 
 
