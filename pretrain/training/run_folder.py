@@ -17,7 +17,6 @@ alone there is a .pt beside them.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
@@ -89,10 +88,10 @@ def latest_state(run_dir: Path) -> Path | None:
 
 @contextmanager
 def state_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for a training state, which becomes `path`; there is a whole state at every moment.
+    """Yield a temporary name for a training state, which becomes `path`.
 
-    A state that is already at `path` stays until the new one is complete beside it: `latest_state` finds the
-    new one under a name that sorts behind `path`, until it has moved to `path` itself.
+    At every moment there is a complete state: one that is already at `path` stays until the new one is
+    complete beside it, under a name that sorts behind `path`, so that `latest_state` finds that one.
     """
     newer = path.with_name(f"{path.name}.1")
     with atomic_path(newer if path.exists() else path) as partial:
@@ -163,7 +162,7 @@ def held_folder(run_dir: Path, logfile: str, resume: bool) -> Iterator[Callable[
 
 @contextmanager
 def _removed_unless_begun(files: list[Path], folders: list[Path]) -> Iterator[Callable[[], None]]:
-    """Remove files, and folders that are empty then, if the block fails before the yielded function is called."""
+    """Remove files, and folders that are then empty, if the block fails before the yielded call."""
     has_begun = False
 
     def begin() -> None:
@@ -196,4 +195,6 @@ def written(path: Path) -> Iterator[Path]:
         reason = write_error(error)
         if reason is None:
             raise
-        raise RunFolderError(f"could not write {path}: {reason}. Make room, then continue with --resume") from error
+        raise RunFolderError(
+            f"could not write {path}: {reason}. Make room, then continue with --resume"
+        ) from error

@@ -142,7 +142,8 @@ class TrainingState:
         before = latest_state(self.run_dir)
         kept = "there is none before it" if before is None else f"{before} is intact"
         return (
-            f"could not write the training state {path}: {reason}; {kept}. Make room, then continue with --resume"
+            f"could not write the training state {path}: {reason}; {kept}. "
+            "Make room, then continue with --resume"
         )
 
     @property
@@ -170,7 +171,7 @@ class TrainingState:
         return own
 
     def _read(self, path: Path) -> tuple[Progress, Any]:
-        """Read what is small, and look into every file that torch or safetensors wrote, before any is used."""
+        """Read what is small, and look into every other file, before any is used."""
         saved, own = None, None
         for file in sorted(path.iterdir()):
             try:
@@ -194,6 +195,8 @@ class TrainingState:
             if self.ema is not None:
                 ema = torch.load(path / EMA_FILE, map_location="cpu", weights_only=True)
                 self.ema.load_state_dict(ema)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of another model, optimizer or number of files
             raise RunFolderError(self._damage(path, path, error)) from error
 
@@ -204,8 +207,8 @@ class TrainingState:
         rest = f"continues from {older[-1]}" if older else "begins from scratch, unless you have a copy"
         words = " ".join(str(reason).split())
         return (
-            f"cannot resume: {file} is damaged or does not fit this config ({words[:200]}). Nothing was changed. "
-            f"Restore it; or remove {path}, and --resume {rest}"
+            f"cannot resume: {file} is damaged or does not fit this config ({words[:200]}). "
+            f"Nothing was changed. Restore it; or remove {path}, and --resume {rest}"
         )
 
 
