@@ -20,7 +20,14 @@ ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError)
 @click.command()
 @click.argument("size", type=click.Choice(list(SIZES)))
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Draws the weights.")
+@click.option(
+    "--seed",
+    type=click.IntRange(-(2**63), 2**64 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Draws the weights.",
+)
 def init(size: str, path: Path, seed: int) -> None:
     """Write an untrained checkpoint of SIZE to the new folder PATH."""
     from hear_dasheng.export import export, new_encoder
@@ -28,8 +35,15 @@ def init(size: str, path: Path, seed: int) -> None:
     try:
         export(new_encoder(size, seed), path)
     except ERRORS as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(_failure(error, path)) from error
     click.echo(f"An untrained {size} encoder (seed {seed}) is in {path}")
+
+
+def _failure(error: Exception, path: Path) -> str:
+    """Return the message of an error, with file, reason and remedy where `path` could not be written."""
+    if isinstance(error, OSError) and error.strerror and error.filename == str(path):
+        return f"could not write {path}: {error.strerror}. Make room, or choose another path"
+    return str(error)
 
 
 @click.command()
@@ -97,5 +111,5 @@ def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | Non
         layout = layout or ("published" if path.suffix == ".pt" else "huggingface")
         write(load_encoder(locate(checkpoint), num_heads), path, layout)
     except ERRORS as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(_failure(error, path)) from error
     click.echo(f"Written to {path} in the {layout} layout")

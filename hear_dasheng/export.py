@@ -2,15 +2,13 @@
 
 Two layouts: `mispeech/dasheng-*`'s folder (`config.json`, `preprocessor_config.json`,
 `model.safetensors`), which is also ours, and the published `.pt`, which the package
-`dasheng` 0.0.9 loads. Everything is written under a temporary name and renamed.
+`dasheng` 0.0.9 loads. Everything is written atomically.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,8 @@ from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
+from hear_dasheng.files.atomic import atomic_path
+from hear_dasheng.files.write_errors import write_error
 from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
 from hear_dasheng.published_options import encoder_kwargs
 
@@ -114,31 +114,23 @@ def write_folder(
 
 @contextmanager
 def written_at(path: str | Path, layout: str) -> Iterator[Path]:
-    """A temporary name for a checkpoint in this layout, which becomes `path` when it is complete.
+    """Yield a temporary name for a checkpoint in this layout, which becomes `path` when it is complete.
 
     Raises:
         ValueError: unknown layout.
         FileExistsError: something is there already; it is left alone.
+        OSError: it cannot be written; the message names `path` and the reason.
     """
     path = Path(path)
     if layout not in FORMATS:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(FORMATS)}")
     if path.exists():
         raise FileExistsError(f"{path} exists already; delete it or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_complete(path) as partial:
-        yield partial
-
-
-@contextmanager
-def renamed_when_complete(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path`, or vanishes if writing fails."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
-        raise
+        with atomic_path(path) as partial:
+            yield partial
+    except Exception as error:
+        reason = write_error(error)
+        if reason is None:
+            raise
+        raise OSError(getattr(error, "errno", None) or errno.ENOSPC, reason, str(path)) from error

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hear_dasheng.export import renamed_when_complete
+from hear_dasheng.figure_text import plain_text
+from hear_dasheng.files.atomic import atomic_path
 from hear_dasheng.tagger import Tags
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def draw_tags(tags: Mapping[str, Tags], class_names: Sequence[str], path: Path, 
         path: .png, .pdf or .svg, replaced if it is there.
         top: labels of each file, at most.
     """
-    figure = tags_figure(tags, class_names, top)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_complete(path) as partial, partial.open("wb") as file:
-        figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=130)
+    with plain_text():
+        figure = tags_figure(tags, class_names, top)
+        with atomic_path(path) as partial:
+            figure.savefig(partial, format=path.suffix.lstrip(".").lower(), dpi=130)
 
 
 def tags_figure(tags: Mapping[str, Tags], class_names: Sequence[str], top: int) -> Figure:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from hear_dasheng import __version__
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.download import locate
-from hear_dasheng.export import renamed_when_complete
+from hear_dasheng.files.atomic import atomic_path
 from hear_dasheng.tagger import Tagger, Tags
 from safe_download.checksum import digest_of
 
@@ -128,7 +128,7 @@ class Record:
             "files": list(self.files.values()),
             "not_tagged": [{"file": file, "reason": reason} for file, reason in self.not_tagged.items()],
         }
-        with renamed_when_complete(self.path) as partial:
+        with atomic_path(self.path) as partial:
             text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
             partial.write_text(text + "\n", encoding="utf-8")
 

@@ -9,12 +9,13 @@ import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from hear_dasheng.checkpoint_files import CheckpointError
@@ -24,19 +25,18 @@ from pretrain.training.class_list import agreed_labels
 from pretrain.training.classification import Classification
 from pretrain.training.config import PretrainConfig, RunConfig
 from pretrain.training.finetune_config import FinetuneConfig
-from pretrain.training.journal import start_logging, stop_logging
+from pretrain.training.journal import start_logging, stop_logging, threads_warn
 from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.objective import Objective
 from pretrain.training.optimizer_step import NonFiniteLoss
 from pretrain.training.processes import Processes, StopRequest, is_known_to_all
-from pretrain.training.read_config import ConfigError, parse_yaml, read_config
+from pretrain.training.read_config import ConfigError, read_config, read_yaml
 from pretrain.training.run_folder import (
     RunFolderError,
     choose_run_dir,
+    held_folder,
     latest_state,
-    left_as_it_was,
-    remove_partial_files,
-    written_whole,
+    written,
 )
 from pretrain.training.trainer import Trainer
 from process_memory import keep_freed_memory
@@ -71,7 +71,7 @@ def train(config: RunConfig, config_path: str | Path, resume: bool = False) -> s
     chosen = processes.agreed(lambda: _checked_run_dir(config, config_path, resume) if is_main else None)
     run_dir = processes.gathered(chosen)[0]
     with ExitStack() as start:
-        folder = left_as_it_was(run_dir) if is_main else nullcontext(lambda: None)
+        folder = held_folder(run_dir, config.logfile, resume) if is_main else nullcontext(lambda: None)
         begin = processes.agreed(lambda: start.enter_context(folder))
         try:
             processes.agreed(lambda: start_logging(run_dir / config.logfile if is_main else None))
@@ -87,21 +87,29 @@ def _train_in(
     run_dir: Path, config: RunConfig, resume: bool, processes: Processes, begin: Callable[[], Any]
 ) -> signal.Signals | None:
     """Train in a folder; `begin` is called as soon as nothing can be wrong with the config any more."""
-    if processes.rank == 0:
-        remove_partial_files(run_dir)
     accelerator = processes.agreed(lambda: new_accelerator(config, run_dir))
-    with StopRequest().listening() as stop:
+    with StopRequest().listening() as stop, threads_warn():
         objective = processes.agreed(lambda: objective_of(config, run_dir, processes))
         trainer = processes.agreed(lambda: Trainer(objective, run_dir, accelerator, processes))
+        trainer.epoch_end.check_data()
         begin()
-        if processes.rank == 0:
-            _keep_config(config, run_dir)
+        processes.agreed(lambda: _keep_config(config, run_dir) if processes.rank == 0 else None)
         if config.trackers:
-            settings = {key: str(value) for key, value in dataclasses.asdict(config).items()}
-            accelerator.init_trackers(TRACKED_PROJECT, settings)
+            _start_trackers(accelerator, config, run_dir)
         is_complete = trainer.run(resume, stop)
-    accelerator.end_training()
+        with suppress(OSError):  # a tracker that could not write has been reported
+            accelerator.end_training()
     return None if is_complete else stop.signal or signal.SIGTERM
+
+
+def _start_trackers(accelerator: Accelerator, config: RunConfig, run_dir: Path) -> None:
+    """Start the config's trackers; without them, if they cannot write."""
+    settings = {key: str(value) for key, value in dataclasses.asdict(config).items()}
+    try:
+        accelerator.init_trackers(TRACKED_PROJECT, settings)
+    except OSError as error:
+        accelerator.trackers = []
+        logger.warning("The trackers %s cannot write to %s: %s", config.trackers, run_dir, error)
 
 
 def objective_of(config: RunConfig, run_dir: Path, processes: Processes) -> Objective:
@@ -125,11 +133,21 @@ def _keep_config(config: RunConfig, run_dir: Path) -> None:
     values["score_function"] = list(config.score_function) if config.score_function else None
     path = run_dir / CONFIG_FILE
     has_begun = path.exists() and latest_state(run_dir) is not None
-    before = parse_yaml(path.read_text()) if has_begun else values
+    before = (_kept_values(path) if has_begun else None) or values
     if changed := _changes(before, values):
         logger.warning("Changed since the run began: %s", ", ".join(changed))
-    with written_whole(path) as partial:
+    with written(path) as partial:
         partial.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def _kept_values(path: Path) -> Mapping[str, Any] | None:
+    """Read the config that a run began with; None, with a warning, if the file is damaged."""
+    try:
+        values = read_yaml(path)
+    except ConfigError as error:
+        logger.warning("What has changed since the run began is unknown: %s", error)
+        return None
+    return values if isinstance(values, Mapping) else None
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

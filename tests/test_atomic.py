@@ -120,11 +120,12 @@ def test_a_kill_leaves_old_or_new_content_after_the_clean_up(tmp_path, where):
 
 
 def test_the_clean_up_leaves_other_files_alone(tmp_path):
-    (tmp_path / ".hidden").write_text("")
-    (tmp_path / f"visible{PARTIAL}").write_text("")
-    make_tree(tmp_path / "folder" / f".left{PARTIAL}", "")
+    others = [".hidden", f".others{PARTIAL}", ".others.replaced", f"visible{PARTIAL}"]
+    for name in others:
+        (tmp_path / name).write_text("")
+    make_tree(tmp_path / "folder" / f".{'0123456789abcdef'}{PARTIAL}", "")
     remove_partials(tmp_path)
-    assert names(tmp_path) == [".hidden", "folder", f"visible{PARTIAL}"]
+    assert names(tmp_path) == sorted([*others, "folder"])
     assert not names(tmp_path / "folder")
 
 

@@ -71,6 +71,20 @@ def test_a_run_killed_again_and_again_ends_bit_identical(uninterrupted, tmp_path
     assert len(list((run / "states").iterdir())) == 1
 
 
+@ALONE
+def test_a_run_killed_around_and_in_an_epochs_end_ends_bit_identical(uninterrupted, tmp_path):
+    config, expected = uninterrupted
+    run = tmp_path / "run"
+    moments = [("replaced", 6), ("epoch end", 6), ("validated", 6), ("keeping", 6), ("kept", 6), ("told", 6)]
+    moments += [("drawn", 6), ("progress", 6), ("done", 6), ("told", 12), ("done", 18)]
+    for moment, at in moments:
+        run_until_killed(moment, at, config, run)
+        assert latest_state(run) is not None, moment
+    train(read_config(config, ["--run_dir", str(run)]), config, resume=True)
+    assert_same_run(run, expected)
+    assert not list(run.rglob("*.partial"))
+
+
 @pytest.mark.parametrize(
     ("uninterrupted", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)], indirect=["uninterrupted"]
 )

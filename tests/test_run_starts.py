@@ -1,8 +1,10 @@
 """Runs that cannot start: told once, in one line, and leaving nothing behind."""
 
+import io
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,10 @@ from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.train import pretrain, train
 from pretrain.training import build
 from pretrain.training.finetune_config import FinetuneConfig
+from pretrain.training.optimizer_step import OptimizerStep
 from pretrain.training.processes import is_known_to_all
 from pretrain.training.read_config import config_of
-from pretrain.training.run_folder import left_as_it_was
+from pretrain.training.run_folder import held_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,21 +101,69 @@ def test_what_was_in_the_folder_stays_and_the_next_start_is_no_change(shards, tm
     assert "Changed since the run began: epochs 1 -> 2" in (run / "train.log").read_text()
 
 
-def test_once_training_has_begun_everything_stays(tmp_path):
-    def start(begins: bool) -> None:
-        with left_as_it_was(tmp_path / "a/b") as begin:
-            (tmp_path / "a/b/train.log").write_text("")
-            (tmp_path / "a/b/classes").mkdir()
+def test_a_failed_start_removes_what_it_has_written_and_nothing_else(tmp_path):
+    run = tmp_path / "a/b"
+
+    def start(begins: bool, others: bool) -> None:
+        with held_folder(run, "logs/train.log", False) as begin:
+            for name in ("logs/train.log", "classes.json", *(["notes.txt"] if others else [])):
+                (run / name).parent.mkdir(exist_ok=True)
+                (run / name).write_text("")
             if begins:
                 begin()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        start(begins=False)
+        start(begins=False, others=False)
     assert not (tmp_path / "a").exists()
     with pytest.raises(KeyboardInterrupt):
-        start(begins=True)
-    assert {path.name for path in (tmp_path / "a/b").iterdir()} == {"train.log", "classes"}
+        start(begins=False, others=True)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"], "somebody else's, written meanwhile"
+    with pytest.raises(KeyboardInterrupt):
+        start(begins=True, others=False)
+    assert {path.name for path in run.iterdir()} == {"logs", "classes.json", "notes.txt", ".run.lock"}
+
+
+def test_a_second_run_in_a_folder_is_refused_and_the_first_is_untouched(tmp_path):
+    write_shards(tmp_path)
+    config = write_config(tmp_path / "c.yaml", pretrain_settings(tmp_path, **QUICK))
+    run = tmp_path / "run"
+    with held_folder(run, "train.log", False) as begin:
+        begin()
+        (run / "train.log").write_text("mine")
+        (run / "states/.0123456789abcdef.partial").mkdir(parents=True)
+        for resume in ([], ["--resume"]):
+            result = CliRunner().invoke(pretrain, [str(config), "--run_dir", str(run), *resume])
+            assert result.exit_code == 1, result.exception
+            (line,) = result.output.splitlines()
+            assert line.startswith(f"Error: another run is writing to {run}: wait until it ends, stop it, or")
+        assert {path.name for path in run.iterdir()} == {".run.lock", "train.log", "states"}
+        assert (run / "train.log").read_text() == "mine"
+        assert (run / "states/.0123456789abcdef.partial").exists(), "the first one is writing it"
+    result = CliRunner().invoke(pretrain, [str(config), "--run_dir", str(run)])
+    assert result.exit_code == 0, result.output
+    assert not (run / "states/.0123456789abcdef.partial").exists()
+
+
+def test_validation_data_that_do_not_decode_are_refused_before_training(tmp_path, monkeypatch):
+    write_shards(tmp_path)
+    (tmp_path / "valid.tar").write_bytes(tar_of_text("clip.flac"))
+    monkeypatch.setattr(OptimizerStep, "__call__", None)
+    config = write_config(tmp_path / "c.yaml", pretrain_settings(tmp_path, **QUICK))
+    result = CliRunner().invoke(pretrain, [str(config), "--run_dir", str(tmp_path / "run")])
+    assert result.exit_code == 1, result.exception
+    assert result.output.splitlines()[-1].startswith("Error: ")
+    assert "valid.tar" in result.output.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def tar_of_text(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 9
+        archive.addfile(member, io.BytesIO(b"not audio"))
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("model", [None, "dasheng_tiny"], ids=["fine-tuning", "pretraining"])

@@ -140,9 +140,7 @@ def test_a_full_disk_is_told_as_one_and_ends_the_work(sound_folder, fitted_check
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(
-        f"hear_dasheng.tag_{'record' if 'json' in option[1] else 'plot'}.renamed_when_complete", full
-    )
+    monkeypatch.setattr(f"hear_dasheng.tag_{'record' if 'json' in option[1] else 'plot'}.atomic_path", full)
     monkeypatch.setattr("hear_dasheng.tag_record.SAVE_EVERY_S", 0)
     result = invoke("short.wav", "scene.flac", "--model", fitted_checkpoint, *option)
     assert result.exit_code == 1

@@ -72,9 +72,13 @@ def remove_partials(folder: Path) -> None:
     No other process may be writing there.
     """
     for left in [*folder.rglob(f".*{PARTIAL}")]:
-        remove(left)
+        if re.fullmatch(r"\.[0-9a-f]{16}\.partial", left.name):  # other programs use this ending too
+            remove(left)
     for aside in [*folder.rglob(f".*{REPLACED}")]:
-        original = aside.with_name(re.sub(r"^\.(.+)\.[0-9a-f]{8}\.replaced$", r"\1", aside.name))
+        named = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.replaced", aside.name)
+        if named is None:
+            continue
+        original = aside.with_name(named.group(1))
         if original.exists():
             remove(aside)
         else:

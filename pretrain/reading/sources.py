@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from braceexpand import braceexpand
+from pretrain.reading.braces import expand_braces
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +137,7 @@ def _expand(pattern: str) -> list[str]:
     """The shards that one string stands for."""
     if "{" not in pattern or os.path.exists(pattern):  # braceexpand would also drop backslashes
         return _check(pattern)
-    try:
-        urls = list(braceexpand(pattern))
-    except ValueError as error:
-        raise ValueError(f"braces in {pattern!r} do not match; write e.g. train_{{000..009}}.tar") from error
+    urls = expand_braces(pattern)
     missing = [url for url in urls if not _is_there(url)]
     if len(missing) > 1:
         raise FileNotFoundError(

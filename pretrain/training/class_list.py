@@ -16,11 +16,10 @@ from pretrain.training.data import configured_sources
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.processes import Processes
 from pretrain.training.read_config import ConfigError
-from pretrain.training.run_folder import latest_state, written_whole
+from pretrain.training.run_folder import CLASSES_FILE, latest_state, written
 
 logger = logging.getLogger(__name__)
 
-CLASSES_FILE = "classes.json"
 AUDIOSET = "audioset"
 
 
@@ -44,15 +43,29 @@ def agreed_labels(config: FinetuneConfig, run_dir: Path, processes: Processes) -
         "balanced": config.balanced,
     }
     if latest_state(run_dir) is not None and path.exists():
-        kept = json.loads(path.read_text())
+        kept = _read_classes(path)
         _check_unchanged(kept, asked, named, path)
     else:
         kept = asked | _found_classes(config, column, named, processes)
         if processes.rank == 0:
-            with written_whole(path) as partial:
+            with written(path) as partial:
                 partial.write_text(json.dumps(kept, indent=1) + "\n")
     repeats = balancing_repeats(kept["clips_of_class"], kept["clips"]) if config.balanced else None
     return ClipLabels(column, tuple(kept["classes"]), repeats, config.balanced_max_repeats)
+
+
+def _read_classes(path: Path) -> dict[str, Any]:
+    """Read the classes of a run that is resumed."""
+    try:
+        kept = json.loads(path.read_text())
+        if not all(isinstance(name, str) for name in kept["classes"]):
+            raise ValueError("a class is not named by a string")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"cannot resume: {path}, the classes of the run, is damaged ({error!r}); restore it, or choose "
+            "another run_dir"
+        ) from error
+    return kept
 
 
 def _label_column(config: FinetuneConfig, named: tuple[str, ...]) -> LabelColumn:

@@ -23,7 +23,7 @@ from pretrain.training.build import EncoderStart
 from pretrain.training.clip_metrics import accuracy, mean_average_precision, of_whole_clips
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.processes import Processes
-from pretrain.training.run_folder import written_whole
+from pretrain.training.run_folder import written
 
 
 class Classification:
@@ -137,10 +137,10 @@ class Classification:
 
     def write(self, result: Classifier, path: Path) -> None:
         """Write a folder; of AudioSet's classes also the published form, which has no place for others."""
-        with written_whole(path) as partial:
+        with written(path) as partial:
             export_classifier(result, partial)
         if result.is_multi_label and result.class_names == audioset_names():
-            with written_whole(path.with_name(f"{path.name}.pt")) as partial:
+            with written(path.with_name(f"{path.name}.pt")) as partial:
                 export_classifier(result, partial, "published")
 
     def load(self, path: Path) -> Classifier:

@@ -30,10 +30,11 @@ SCORES = {
 """What the best weights can be chosen by, and its name in the metrics."""
 
 Shards = Annotated[list[Any], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-Whole = Annotated[int, Field(ge=1)]
-WholeOr0 = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Whole = Annotated[int, Field(ge=1, le=10**9)]
+WholeOr0 = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -104,7 +105,7 @@ class RunConfig:
     # Beyond the published code
     run_dir: str | None = None
     """Where this run goes, instead of a new folder under `outputpath`."""
-    seed: WholeOr0 = 42
+    seed: Seed = 42
     """Of weights, shuffles and masks."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """fp32, bf16 or fp16; null: what `accelerate launch --mixed_precision` says, else fp32."""
@@ -128,6 +129,8 @@ class RunConfig:
     """Shard weights, gradients and optimizer over the processes."""
     save_every: Whole | None = None
     """Iterations between resumable states, beside one at each epoch's end."""
+    save_every_minutes: Positive | None = 10.0
+    """Minutes between resumable states, by the first process's clock; null: no such states."""
     log_every: Whole = 50
     """Iterations between lines of metrics."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])

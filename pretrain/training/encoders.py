@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch import nn
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.export import export
-from pretrain.training.run_folder import RunFolderError, written_whole
+from hear_dasheng.files.atomic import remove
+from pretrain.training.run_folder import RunFolderError, written
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ Result = TypeVar("Result", bound=nn.Module)
 def write_encoder(encoder: Encoder, path: Path) -> None:
     """Write `path` (a checkpoint folder) and `path`.pt (the published form), replacing older ones."""
     for target, layout in ((path, "huggingface"), (path.with_name(f"{path.name}.pt"), "published")):
-        with written_whole(target) as partial:
+        with written(target) as partial:
             export(encoder, partial, layout)
 
 
@@ -38,7 +40,9 @@ def publish(source: Path, run_dir: Path) -> None:
     """
     names = [path.name for path in source.iterdir() if path.name != WEIGHTS_FILE]
     for name in [CONFIG_FILE, *(n for n in names if n != CONFIG_FILE), WEIGHTS_FILE]:
-        with written_whole(run_dir / name) as partial:
+        if (run_dir / name).exists() and (run_dir / name).samefile(source / name):
+            continue  # a rename of one name of a file over another does nothing
+        with written(run_dir / name) as partial:
             try:
                 os.link(source / name, partial)
             except OSError:  # a file system without hard links
@@ -73,8 +77,9 @@ def remove_others(best: list[list], run_dir: Path) -> None:
     """Remove the encoders that are not among the best."""
     kept = {entry[1] for entry in best}
     for path in (run_dir / BEST).glob("*"):
-        if path.name.removesuffix(".pt") not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        name = path.name.removesuffix(".pt")
+        if name not in kept and re.fullmatch(r"epoch_\d+", name):
+            remove(path)
 
 
 def average(folders: list[Path], load: Callable[[Path], Result]) -> Result:

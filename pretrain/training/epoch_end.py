@@ -1,17 +1,25 @@
-"""What happens after an epoch: validation, pictures, the probe, and the weights that stay."""
+"""What happens after an epoch, once its state is saved: validation, the probe, kept weights, pictures.
+
+A run that is killed on the way does all of it again when it is resumed, so each step replaces what it wrote
+before, and none leaves a trace in the training that follows.
+"""
 
 from __future__ import annotations
 
 import logging
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pretrain.shards import CropBatches
+from pretrain.shards import CropBatches, NoUsableAudio
 from pretrain.training import encoders
 from pretrain.training.config import SCORES
 from pretrain.training.data import configured_sources
@@ -65,7 +73,17 @@ class EpochEnd:
     def __call__(
         self, model: nn.Module, ema: AveragedModel | None, progress: Progress, journal: Journal
     ) -> None:
-        """Validate after `progress.epoch` epochs, and write what is to be kept."""
+        """Validate after `progress.epoch` epochs, and write what is to be kept.
+
+        A probe or a picture that fails is reported as a warning.
+        """
+        with _same_random_numbers_after(self.accelerator.device):
+            self._look_at(model, ema, progress, journal)
+        self.accelerator.wait_for_everyone()
+
+    def _look_at(
+        self, model: nn.Module, ema: AveragedModel | None, progress: Progress, journal: Journal
+    ) -> None:
         config, started = self.config, time.monotonic()
         scores: dict[str, float] = {}
         if progress.epoch % config.valid_every == 0:
@@ -75,8 +93,7 @@ class EpochEnd:
             result = self.objective.result_of(copy)
             self._write_last(result)
             if self.knn_files and progress.epoch % config.knn_every == 0:
-                device = str(self.accelerator.device)
-                scores["knn_accuracy"] = knn_accuracy(self.run_dir, self.knn_files, device)
+                scores |= self._probed()
             self._keep_if_among_the_best(result, scores, progress)
             if ema is not None:
                 self.objective.write(ema.module, self.run_dir / EMA)
@@ -85,7 +102,27 @@ class EpochEnd:
                 seconds = round(time.monotonic() - started, 2)
                 journal.write(progress.iteration, epoch=progress.epoch, validation_s=seconds, **scores)
             self._draw(copy, scores, progress)
-        self.accelerator.wait_for_everyone()
+
+    def check_data(self) -> None:
+        """Read one clip of the validation data, so that data without any stop the run before it begins.
+
+        Raises:
+            NoUsableAudio: no process finds a usable clip; raised on all of them.
+        """
+        batches = self._validation_batches(1, self.processes, 0)
+        first = self.processes.agreed(lambda: next(iter(batches), None))
+        if not self.processes.sums([first is not None])[0]:
+            found = self.processes.merged(batches.skipped_total)
+            self.processes.raise_first(
+                NoUsableAudio(f"not one clip of cv_data {self.config.cv_data} could be used: {dict(found)}")
+            )
+
+    def _probed(self) -> dict[str, float]:
+        try:
+            return {"knn_accuracy": knn_accuracy(self.run_dir, self.knn_files, str(self.accelerator.device))}
+        except Exception as error:  # a file that is gone, a device without memory: the epoch must not be lost
+            logger.warning("The probe on knn_data %s failed: %s", self.config.knn_data, _reason(error))
+            return {}
 
     def _copy_on_main(self, model: nn.Module) -> nn.Module | None:
         """The whole model on the first process's CPU, however it is distributed."""
@@ -118,6 +155,12 @@ class EpochEnd:
             self._write_last(self.objective.result_of(copy))
 
     def _draw(self, model: nn.Module, scores: Mapping[str, float], progress: Progress) -> None:
+        try:
+            self._draw_pictures(model, scores, progress)
+        except Exception as error:  # whatever matplotlib raises: the epoch must not be lost
+            logger.warning("The pictures of epoch %d could not be drawn: %s", progress.epoch, _reason(error))
+
+    def _draw_pictures(self, model: nn.Module, scores: Mapping[str, float], progress: Progress) -> None:
         folder = self.run_dir / PICTURES
         draw_loss_curve(read_metrics(self.run_dir), self.objective.loss_name, folder / "loss.png")
         if not self.objective.picture_clips or "valid_loss" not in scores:
@@ -165,6 +208,24 @@ class EpochEnd:
         at_end = (line for line in lines if line["iteration"] == progress.iteration)
         if not any(values.keys() <= line.keys() for line in at_end):  # a complete run that was resumed
             journal.write(progress.iteration, epoch=progress.epoch, **values)
+
+
+@contextmanager
+def _same_random_numbers_after(device: torch.device) -> Iterator[None]:
+    """Put all random number generators back, so that training goes on as if the block had not been run."""
+    python, numpy = random.getstate(), np.random.get_state()
+    is_forked_too = device.type not in ("cpu", "mps")
+    devices = [device.index or 0] if is_forked_too else []
+    try:
+        with torch.random.fork_rng(devices, device_type=device.type if is_forked_too else "cuda"):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _in_words(scores: Mapping[str, float]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hear_dasheng.figure_text import plain_text
 from hear_dasheng.patches import patchify, take_tokens
 from pretrain.masked_autoencoder import MaskedAutoencoder, deviation
 from pretrain.masking import Mask
-from pretrain.training.run_folder import written_whole
+from pretrain.training.run_folder import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,34 +83,38 @@ def draw_reconstructions(
         path: of the PNG.
     """
     rows, columns = len(names), len(spectrograms)
-    figure = _new_figure(4.6 * columns, 0.7 + 1.9 * rows)
-    figure.suptitle(title)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for row, name in enumerate(names):
-        loudest = spectrograms["original"][row].max().item()
-        for column, (kind, images) in enumerate(spectrograms.items()):
-            axis, image = axes[row, column], images[row]
-            axis.set_facecolor("lightgrey")
-            drawn = axis.imshow(
-                image.numpy(),
-                origin="lower",
-                aspect="auto",
-                cmap="magma",
-                vmin=loudest - RANGE_DB,
-                vmax=loudest,
-                extent=(0, image.shape[1] * frame_s, 0, image.shape[0]),
-                interpolation="nearest",
+    with _png(path, 4.6 * columns, 0.7 + 1.9 * rows) as figure:
+        figure.suptitle(title)
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for row, name in enumerate(names):
+            loudest = spectrograms["original"][row].max().item()
+            for column, (kind, images) in enumerate(spectrograms.items()):
+                axis, image = axes[row, column], images[row]
+                axis.set_facecolor("lightgrey")
+                drawn = axis.imshow(
+                    image.numpy(),
+                    origin="lower",
+                    aspect="auto",
+                    cmap="magma",
+                    vmin=loudest - RANGE_DB,
+                    vmax=loudest,
+                    extent=(0, image.shape[1] * frame_s, 0, image.shape[0]),
+                    interpolation="nearest",
+                )
+                if row == 0:
+                    axis.set_title(kind)
+                if row == rows - 1:
+                    axis.set_xlabel("time in s")
+            axes[row, 0].set_ylabel("mel band")
+            axes[row, -1].annotate(
+                _shortened(name),
+                (0.99, 0.04),
+                xycoords="axes fraction",
+                ha="right",
+                color="white",
+                fontsize=7,
             )
-            if row == 0:
-                axis.set_title(kind)
-            if row == rows - 1:
-                axis.set_xlabel("time in s")
-        axes[row, 0].set_ylabel("mel band")
-        axes[row, -1].annotate(
-            _shortened(name), (0.99, 0.04), xycoords="axes fraction", ha="right", color="white", fontsize=7
-        )
-        figure.colorbar(drawn, ax=list(axes[row]), label="level in dB")
-    _save(figure, path)
+            figure.colorbar(drawn, ax=list(axes[row]), label="level in dB")
 
 
 def _shortened(name: str, length: int = 48) -> str:
@@ -116,34 +123,33 @@ def _shortened(name: str, length: int = 48) -> str:
 
 def draw_loss_curve(metrics: list[dict[str, Any]], loss_name: str, path: Path) -> None:
     """A PNG of training and validation loss over the iterations, and of what else validation tells."""
-    figure = _new_figure(8, 4.5)
-    axis = figure.subplots()
-    for key, label, style in (("loss", "training", "-"), ("valid_loss", "validation", "o-")):
-        points = [(line["iteration"], line[key]) for line in metrics if key in line]
-        if points:
-            axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axis.set_xlabel("iteration")
-    axis.set_ylabel(loss_name)
-    axis.grid(alpha=0.3)
-    shown = {key: label for key, label in RATES.items() if any(key in line for line in metrics)}
-    other = axis.twinx() if shown else None
-    for key, color in zip(shown, RATE_COLORS, strict=False):
-        points = [(line["iteration"], line[key]) for line in metrics if key in line]
-        other.plot(*zip(*points, strict=True), "s--", color=color, label=RATES[key], markersize=4)
-    if other is not None:
-        other.set_ylabel(", ".join(shown.values()), color=RATE_COLORS[0])
-    if axis.lines:
-        axis.legend()
-    _save(figure, path)
+    with _png(path, 8, 4.5) as figure:
+        axis = figure.subplots()
+        for key, label, style in (("loss", "training", "-"), ("valid_loss", "validation", "o-")):
+            points = [(line["iteration"], line[key]) for line in metrics if key in line]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+        axis.set_xlabel("iteration")
+        axis.set_ylabel(loss_name)
+        axis.grid(alpha=0.3)
+        shown = {key: label for key, label in RATES.items() if any(key in line for line in metrics)}
+        other = axis.twinx() if shown else None
+        for key, color in zip(shown, RATE_COLORS, strict=False):
+            points = [(line["iteration"], line[key]) for line in metrics if key in line]
+            other.plot(*zip(*points, strict=True), "s--", color=color, label=RATES[key], markersize=4)
+        if other is not None:
+            other.set_ylabel(", ".join(shown.values()), color=RATE_COLORS[0])
+        if axis.lines:
+            axis.legend()
 
 
-def _new_figure(width_in: float, height_in: float) -> Figure:
-    """A figure that needs no display."""
+@contextmanager
+def _png(path: Path, width_in: float, height_in: float) -> Iterator[Figure]:
+    """Yield a figure that needs no display and becomes a PNG when the block ends."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with written_whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+    with plain_text():
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        yield figure
+        with written(path) as partial:
+            figure.savefig(partial, format="png", dpi=110)

@@ -5,44 +5,53 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from pydantic import ValidationError
 
 from pretrain.training.config import PretrainConfig, RunConfig
 from pretrain.training.finetune_config import FinetuneConfig
+from pretrain.training.strict_yaml import parse_yaml
 
 Config = TypeVar("Config", bound=RunConfig)
 WRITTEN_BY_THE_PUBLISHED_TRAINER = ("config_file", "outputdir")
 """Keys that its own checkpoints' configs hold beside a user's; they mean nothing in a file."""
 SHIPPED = Path(__file__).parent.parent / "configs"
 NESTED = ("model_args", "optimizer_args")
+SHOWN_CHARACTERS = 100
+RUN_FILES = {
+    *(".run.lock", "config.yaml", "metrics.jsonl", "classes.json", "config.json", "preprocessor_config.json"),
+    *("model.safetensors", "states", "best", "last", "averaged", "ema", "pictures", "tensorboard"),
+}
+"""Names in a run's folder that are not the log's."""
 
 
 class ConfigError(ValueError):
     """A config that cannot be; the message names the key, the value and a valid one."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as in YAML 1.2 and every user's mind."""
+def read_yaml(path: Path) -> Any:
+    """Return the value of a YAML file.
 
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """A YAML value; raises `ConfigError` for what is none."""
+    Raises:
+        ConfigError: it cannot be read, or is not YAML; the message names it.
+    """
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not YAML: {error}") from error
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the config {path}: {error.strerror}; give a YAML file, or one of "
+            f"{', '.join(sorted(shipped.stem for shipped in SHIPPED.glob('*.yaml')))}"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def read_config(path: str | Path, options: Sequence[str] = (), kind: type[Config] = PretrainConfig) -> Config:
@@ -57,13 +66,7 @@ def read_config(path: str | Path, options: Sequence[str] = (), kind: type[Config
         ConfigError: unreadable file, unknown key, impossible value.
     """
     path = _shipped_or_own(Path(path))
-    try:
-        values = parse_yaml(path.read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the config {path}: {error.strerror}; give a YAML file, or one of "
-            f"{', '.join(sorted(shipped.stem for shipped in SHIPPED.glob('*.yaml')))}"
-        ) from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, not {type(values).__name__}")
     for key in WRITTEN_BY_THE_PUBLISHED_TRAINER:
@@ -74,15 +77,20 @@ def read_config(path: str | Path, options: Sequence[str] = (), kind: type[Config
     for dotted, value in given.items():
         key, _, inner = dotted.partition(".")
         if inner and key in NESTED:
-            values[key] = {**(values.get(key) or {}), inner: value}
+            inside = values.get(key) or {}
+            if not isinstance(inside, dict):
+                raise ConfigError(f"{path}: {key} is {_shown(inside)}: it must hold `key: value` lines")
+            values[key] = {**inside, inner: value}
         else:
             values[dotted] = value
     return config_of(values, f"{path}, with the command line's options" if options else str(path), kind)
 
 
 def _shipped_or_own(path: Path) -> Path:
-    shipped = SHIPPED / f"{path}.yaml"
-    return shipped if len(path.parts) == 1 and not path.is_file() and shipped.exists() else path
+    """Return the shipped file if the path is one's name, and no file of one's own has that name."""
+    names = {file.stem for file in SHIPPED.glob("*.yaml")}
+    is_name = str(path) in names and not path.is_file()
+    return SHIPPED / f"{path}.yaml" if is_name else path
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +110,10 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
             if not remaining:
                 raise ConfigError(f"--{key} has no value; write --{key} VALUE")
             text = remaining.pop(0)
-        values[key.replace("-", "_")] = parse_yaml(text)
+        try:
+            values[key.replace("-", "_")] = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--{key} {_shown(text)}: {error}") from error
     return values
 
 
@@ -121,7 +132,7 @@ def config_of(
     except ValidationError as error:
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in _problems(error))) from None
     own_check = _check_classification if isinstance(config, FinetuneConfig) else _check_group
-    for check in (_check_data, own_check, _check_optimizer):
+    for check in (_check_text, _check_data, _check_logfile, own_check, _check_optimizer):
         check(config, source)
     return config
 
@@ -132,7 +143,7 @@ def check_keys(keys: Iterable[str], valid: Iterable[str], source: str) -> None:
     for key in keys:
         if key not in valid:
             nearest = difflib.get_close_matches(str(key), valid, n=1, cutoff=0)[0]
-            raise ConfigError(f"{source}: there is no key {key!r}; the nearest is {nearest!r}")
+            raise ConfigError(f"{source}: there is no key {_shown(key)}; the nearest is {nearest!r}")
 
 
 def _problems(error: ValidationError) -> list[str]:
@@ -145,9 +156,32 @@ def _problems(error: ValidationError) -> list[str]:
             .replace("Input should be", "it must be")
             .replace("Field required", "is missing")
         )
-        given = "" if detail["type"] == "missing" else f" is {detail['input']!r}:"
+        given = "" if detail["type"] == "missing" else f" is {_shown(detail['input'])}:"
         problems.setdefault(key, f"{key}{given} {reason}")
     return list(problems.values())
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, shortened."""
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
+
+
+def _check_text(config: RunConfig, source: str) -> None:
+    """Refuse NUL, which no path, URL or name can hold."""
+    for key in fields_of(type(config)):
+        value = getattr(config, key)
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{source}: {key} is {_shown(value)}: it holds a NUL character; remove it")
+
+
+def _check_logfile(config: RunConfig, source: str) -> None:
+    path = PurePath(config.logfile)
+    if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] in RUN_FILES:
+        raise ConfigError(
+            f"{source}: logfile is {_shown(config.logfile)}: it must be a name in the run folder that "
+            "nothing else there has, e.g. train.log"
+        )
 
 
 def _check_data(config: RunConfig, source: str) -> None:
@@ -161,6 +195,8 @@ def _check_data(config: RunConfig, source: str) -> None:
             f"{source}: epoch_length is null, but resampled data never end; "
             "give a number or `resampled: false`"
         )
+    if config.chunk_samples < 1:
+        raise ConfigError(f"{source}: chunk_length is {config.chunk_length} s: that is less than a sample")
     if config.chosen_by[0] == "kNN" and config.knn_data is None:
         raise ConfigError(f"{source}: score_function is kNN, but knn_data names no folder")
 
@@ -199,7 +235,21 @@ def _check_optimizer(config: RunConfig, source: str) -> None:
     )
     rate = config.optimizer_args.get("lr")
     if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
-        raise ConfigError(f"{source}: optimizer_args.lr is {rate!r}: it must be a number above 0")
+        raise ConfigError(f"{source}: optimizer_args.lr is {_shown(rate)}: it must be a number above 0")
+    _check_step(kind, config.optimizer, source)
+
+
+def _check_step(kind: type[torch.optim.Optimizer], name: str, source: str) -> None:
+    """Refuse an optimizer that cannot step as the trainer does: on dense gradients, without a closure."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros(2, 2)
+    try:
+        kind([parameter], lr=1e-3).step()
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{source}: optimizer is {name!r}, which cannot train here "
+            f"({' '.join(str(error).split())}); choose another, e.g. AdamW"
+        ) from error
 
 
 def optimizer_class(name: str, source: str = "the config") -> type[torch.optim.Optimizer]:

@@ -7,6 +7,7 @@ run_dir/
     ema/  ema.pt                                               the moving average, if asked for
     states/iteration_00045000/                                 everything that --resume needs
     config.yaml, metrics.jsonl, train.log, pictures/, tensorboard/
+    .run.lock                                                  held by the process that trains here
     classes.json                                               of fine-tuning, in the order of the outputs
 
 A fine-tuned classifier is an encoder with a head: its folders load as either, and of AudioSet's classes
@@ -16,18 +17,22 @@ alone there is a .pt beside them.
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from hear_dasheng.files.atomic import PARTIAL, atomic_path, remove, remove_partials
+from hear_dasheng.files.lock import Locked, locked
+from hear_dasheng.files.write_errors import write_error
 from pretrain.training.config import RunConfig
 
 STATES = "states"
 STATE_PREFIX = "iteration_"
-PARTIAL = ".partial"
+LOCK_FILE = ".run.lock"
+CLASSES_FILE = "classes.json"
 
 
 class RunFolderError(RuntimeError):
@@ -46,14 +51,19 @@ def choose_run_dir(config: RunConfig, config_path: str | Path, resume: bool) -> 
     the newest there that holds a state.
 
     Raises:
-        RunFolderError: the folder holds a run already and `resume` is not given.
+        RunFolderError: the folder holds a run already and `resume` is not given, or its name is impossible.
     """
+    try:
+        return _chosen(config, config_path, resume)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise RunFolderError(f"cannot use the run folder {error.filename}: {error.strerror}") from error
+
+
+def _chosen(config: RunConfig, config_path: str | Path, resume: bool) -> Path:
     if config.run_dir is not None:
         run_dir = Path(config.run_dir)
-        if not resume and latest_state(run_dir) is not None:
-            raise RunFolderError(
-                f"{run_dir} holds a run already: continue it with --resume, or choose another run_dir"
-            )
+        if not resume:
+            _check_holds_no_run(run_dir)
         return run_dir
     family = family_folder(config, config_path)
     if resume:
@@ -63,28 +73,96 @@ def choose_run_dir(config: RunConfig, config_path: str | Path, resume: bool) -> 
     return family / f"{datetime.now():%Y-%m-%d_%H-%M}_{uuid.uuid4().hex[:12]}"
 
 
+def _check_holds_no_run(run_dir: Path) -> None:
+    if latest_state(run_dir) is not None:
+        raise RunFolderError(
+            f"{run_dir} holds a run already: continue it with --resume, or choose another run_dir"
+        )
+
+
 def latest_state(run_dir: Path) -> Path | None:
-    """The newest complete state of a run, None if there is none."""
+    """Return the newest complete state of a run, None if there is none."""
     states = sorted(run_dir.glob(f"{STATES}/{STATE_PREFIX}*"))
     return states[-1] if states else None
 
 
 @contextmanager
-def left_as_it_was(run_dir: Path) -> Iterator[Callable[[], None]]:
-    """Make a run's folder; if the start fails, remove what it has written.
+def state_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a training state, which becomes `path`.
+
+    At every moment there is a complete state: one that is already at `path` stays until the new one is
+    complete beside it, under a name that sorts behind `path`, so that `latest_state` finds that one.
+    """
+    newer = path.with_name(f"{path.name}.1")
+    with atomic_path(newer if path.exists() else path) as partial:
+        yield partial
+    if newer.exists():
+        _give_final_name(newer)
+
+
+def _give_final_name(newer: Path) -> None:
+    path = newer.with_suffix("")
+    remove_state(path)
+    os.replace(newer, path)
+
+
+def remove_state(path: Path) -> None:
+    """Remove a state, if it is there; one that is half removed never bears a state's name."""
+    if path.exists():
+        discarded = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
+        os.replace(path, discarded)
+        remove(discarded)
+
+
+def clean_up(run_dir: Path) -> None:
+    """Remove what killed runs left half written; the caller must hold the folder's lock."""
+    remove_partials(run_dir)
+    for left in run_dir.glob(f"{STATES}/.{STATE_PREFIX}*{PARTIAL}"):  # as earlier versions named them
+        remove(left)
+    for newer in run_dir.glob(f"{STATES}/{STATE_PREFIX}*.1"):
+        _give_final_name(newer)
+
+
+@contextmanager
+def held_folder(run_dir: Path, logfile: str, resume: bool) -> Iterator[Callable[[], None]]:
+    """Make a run's folder and lock it; if the start fails, remove what it has written, and nothing else.
+
+    Args:
+        run_dir: the folder.
+        logfile: the log's name in it.
+        resume: whether the folder may hold a run.
 
     Yields:
-        To be called when training begins: from then on everything stays.
+        A function to call when training begins: from then on everything stays.
 
     Raises:
-        RunFolderError: the folder cannot be made.
+        RunFolderError: another run holds the folder, it holds a run, or it cannot be made.
     """
-    made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        before = set(run_dir.iterdir())
-    except OSError as error:
-        raise RunFolderError(f"cannot write to the run folder {run_dir}: {error}; choose another") from error
+    own = [run_dir / name for name in (LOCK_FILE, logfile, CLASSES_FILE)]
+    with ExitStack() as stack:
+        try:
+            new = [path for path in own if not path.exists()]
+            made = [path for path in own[1].parents if not path.exists()]  # the innermost comes first
+            stack.enter_context(locked(own[0]))
+            begin = stack.enter_context(_removed_unless_begun(new, made))
+            clean_up(run_dir)
+        except Locked as error:
+            raise RunFolderError(
+                f"another run is writing to {run_dir}: wait until it ends, stop it, or choose another run_dir"
+            ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunFolderError(
+                f"cannot write to the run folder {run_dir}: {reason}; choose another"
+            ) from error
+        if not resume:
+            _check_holds_no_run(run_dir)
+        yield begin
+
+
+@contextmanager
+def _removed_unless_begun(files: list[Path], folders: list[Path]) -> Iterator[Callable[[], None]]:
+    """Remove files, and folders that are then empty, if the block fails before the yielded call."""
     has_begun = False
 
     def begin() -> None:
@@ -95,44 +173,28 @@ def left_as_it_was(run_dir: Path) -> Iterator[Callable[[], None]]:
         yield begin
     except BaseException:
         if not has_begun:
-            for path in set(run_dir.iterdir()) - before:
-                _remove(path)
-            with suppress(OSError):  # others may have begun runs beside this one
-                for path in made:
+            for path in files:
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # others have written there meanwhile
+                for path in folders:
                     path.rmdir()
         raise
 
 
-def remove_partial_files(run_dir: Path) -> None:
-    """Clear away what a killed process was in the middle of writing."""
-    for path in [*run_dir.glob(f"*{PARTIAL}"), *run_dir.glob(f"*/*{PARTIAL}")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` once the block is done.
-
-    A file or folder that was there before is replaced, and stays if the block fails.
+def written(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for a run's file or folder that becomes `path`; see `atomic_path`.
 
     Raises:
-        RunFolderError: the disk is full or refuses; what was half written is removed.
+        RunFolderError: the disk is full or refuses; what is at `path` stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    _remove(partial)
     try:
-        yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+        with atomic_path(path) as partial:
+            yield partial
     except Exception as error:
-        _remove(partial)
-        raise RunFolderError(f"could not write {path}: {error}") from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        reason = write_error(error)
+        if reason is None:
+            raise
+        raise RunFolderError(
+            f"could not write {path}: {reason}. Make room, then continue with --resume"
+        ) from error

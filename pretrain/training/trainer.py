@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -57,7 +58,8 @@ class Trainer:
         self.step = OptimizerStep(
             objective, accelerator, self.model, bare_model, optimizer, self.schedule, self.ema, processes
         )
-        self.state = TrainingState(run_dir, accelerator, self.ema)
+        self.state = TrainingState(run_dir, accelerator, processes, self.ema)
+        self._is_saved = False
         self._unread: StepReport | None = None
         self._last_step: dict[str, float] = {}
         self._unlogged = [0.0, 0.0]
@@ -89,13 +91,23 @@ class Trainer:
         self._last_step = own.get("last_step", self._last_step)
         self.data.open(progress.data_pass, own.get("position"), progress.skipped)
         self._started = time.monotonic() - progress.trained_s
+        self._saved_at = time.monotonic()
         is_fp32 = self.accelerator.mixed_precision == "no"
         self.journal = Journal(
-            self.run_dir, self.accelerator, progress.iteration, self.schedule.iterations, self.objective.name
+            self.run_dir,
+            self.accelerator,
+            progress.iteration,
+            self.schedule.iterations,
+            self.objective.name,
+            self._is_to_come,
         )
         try:
             with fp32_arithmetic(allow_tf32=False) if is_fp32 else nullcontext():
                 self.model.train()
+                if progress.is_epoch_end_due:
+                    self._finish_epoch()
+                elif own and self.accelerator.is_main_process:  # it was killed before it could
+                    remove_others(progress.best, self.run_dir)
                 while progress.epoch < self.config.epochs:
                     if self._advance(stop) and progress.epoch < self.config.epochs:
                         self._save()
@@ -116,12 +128,13 @@ class Trainer:
         except NoUsableAudio as error:  # the others are told, instead of waiting for this process
             failure = error
         own_clips = sum(len(batch.keys) for batch in batches)
-        clips, stops, failures = self.processes.sums(
-            [own_clips, stop.signal is not None, failure is not None]
+        clips, stops, saves, failures = self.processes.sums(
+            [own_clips, stop.signal is not None, self._is_save_due(), failure is not None]
         )
         if failures:
             self.processes.raise_first(failure)
         self.data.count(clips)
+        self._is_saved = False
         if clips:
             report = self.step(progress.iteration, batches, clips)
             progress.iteration += 1
@@ -131,7 +144,8 @@ class Trainer:
             is_epoch_over = progress.iteration - progress.epoch_start == config.epoch_length
             if progress.iteration % config.log_every == 0 or is_epoch_over:
                 self._log()
-            if config.save_every and progress.iteration % config.save_every == 0 and not is_epoch_over:
+            is_at_interval = config.save_every and progress.iteration % config.save_every == 0
+            if (is_at_interval or saves) and not is_epoch_over:
                 self._save()
         else:
             progress.data_pass += 1
@@ -178,14 +192,41 @@ class Trainer:
         self._read()
         progress.epoch += 1
         progress.epoch_start = progress.iteration
-        self.epoch_end(self.model, self.ema, progress, self.journal)
+        progress.is_epoch_end_due = True
         self._save()
+        self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        """Do what is due after an epoch, and save that it is done; a run killed on the way does it again."""
+        self.epoch_end(self.model, self.ema, self.progress, self.journal)
+        self.progress.is_epoch_end_due = False
+        if self.accelerator.is_main_process:
+            self.state.save_progress(self.progress)
+            remove_others(self.progress.best, self.run_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _is_to_come(self, line: dict[str, Any]) -> bool:
+        """Whether a resumed run will write this line of metrics again."""
+        progress = self.progress
+        if line["iteration"] != progress.iteration:
+            return line["iteration"] > progress.iteration
+        if "loss" in line:
+            return self._unlogged[1] > 0
+        return progress.is_epoch_end_due and line["epoch"] == progress.epoch
+
+    def _is_save_due(self) -> bool:
+        """Whether the last state is old enough, by the first process's clock."""
+        minutes = self.config.save_every_minutes
+        is_asked = minutes is not None and self.processes.rank == 0
+        return is_asked and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _save(self) -> None:
-        """Write the state, then let go of encoders that are no longer among the best."""
+        """Write the state, unless there is one of this very moment."""
+        if self._is_saved:
+            return
         self._read()
         self.progress.trained_s = time.monotonic() - self._started
         own = {"position": self.data.position(), "unlogged": self._unlogged, "last_step": self._last_step}
         self.state.save(self.progress, own)
-        if self.accelerator.is_main_process:
-            remove_others(self.progress.best, self.run_dir)
+        self._saved_at = time.monotonic()
+        self._is_saved = True
