@@ -1,27 +1,44 @@
 """Tar shards -> batches of crops, the same on every run, from any position on.
 
-Read `pretrain/reading/sources.py` (what to read), `crop_stream.py` (what one data worker does) and
-`decode.py` there first.
+Read `pretrain/reading/sources.py` (what to read), `crop_stream.py` (what one data worker does), `decode.py`
+and `mixing.py` (how batches mix the crops of all workers) there first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from pretrain.reading.batch import Batch
 from pretrain.reading.clip_labels import ClipLabels
 from pretrain.reading.crop_stream import StreamPlan
-from pretrain.reading.data_worker import Deliveries, Delivery, leave_signals_to_trainer, received
+from pretrain.reading.data_worker import (
+    Deliveries,
+    Delivery,
+    leave_signals_to_trainer,
+    received,
+    unchanged,
+)
+from pretrain.reading.mixing import Mixture, Snapshot, made_in_advance
 from pretrain.reading.skip_log import NoUsableAudio, counts_in_words
 from pretrain.reading.sources import Source, shard_labels
+from pretrain.reading.tar_members import MAX_MEMBER_BYTES
 
 __all__ = ["Batch", "CropBatches", "NoUsableAudio"]
+
+PIECE_CROPS = 16
+"""Fewest crops that a worker sends at once, unless a batch is smaller: each time it records its position,
+which takes as long as a third of a crop."""
+BATCHES_AHEAD = (2, 8)
+"""Most batches that one worker makes in advance, and that all workers of a process do together."""
 
 
 class CropBatches:
@@ -29,14 +46,16 @@ class CropBatches:
 
     Resampled, it never ends: each data worker draws shards with replacement. Otherwise one
     iteration is one pass, in which all ranks together give each crop once; how many batches each
-    rank gets depends on what its shards hold. Each batch comes from one worker, in turn.
-    With shuffling, each worker keeps `shuffle_crops` crops and as many encoded files in memory.
+    rank gets depends on what its shards hold. Without shuffling, each batch comes from one worker, in turn,
+    until the first of them ends. With it, workers send parts of a batch in turn, and their crops are shuffled
+    again here. Each worker keeps `shuffle_crops` crops and as many encoded files in memory, and this process
+    as many crops.
 
     Unusable shards and files are skipped, counted and logged, the first for each reason as a warning.
 
     Args:
         sources: what to read, see `parse_sources`. Without resampling all weights must be 1.
-        batch_size: crops; the last batches of a pass may be smaller, one for each worker.
+        batch_size: crops; the last batch of a pass may be smaller.
         chunk_samples: samples of a crop.
         sample_rate_hz: of the crops.
         shuffle_crops: capacity of the shuffle buffers, of files and of crops; 0: in order.
@@ -45,9 +64,10 @@ class CropBatches:
         rank: this process.
         n_ranks: processes that share the data.
         n_workers: data processes for this rank; 0: read in this process.
-        drop_last: leave out batches that are smaller.
-        pin_memory: give the waveforms in page-locked memory; needs a GPU.
+        drop_last: leave out a batch that is smaller.
+        pin_memory: give the batches in page-locked memory; needs a GPU.
         clip_labels: read labels too, and give targets; None: neither.
+        max_member_bytes: skip larger members of shards, which are read whole.
 
     Attributes:
         skipped_total: what was found unusable so far, by reason.
@@ -72,8 +92,10 @@ class CropBatches:
         drop_last: bool = False,
         pin_memory: bool = False,
         clip_labels: ClipLabels | None = None,
+        max_member_bytes: int = MAX_MEMBER_BYTES,
     ) -> None:
         _check_at_least(1, batch_size=batch_size, chunk_samples=chunk_samples, sample_rate_hz=sample_rate_hz)
+        _check_at_least(1, max_member_bytes=max_member_bytes)
         _check_at_least(0, shuffle_crops=shuffle_crops, seed=seed, rank=rank, n_workers=n_workers)
         _check_at_least(rank + 1, n_ranks=n_ranks)
         urls = tuple(url for source in sources for url in source.urls)
@@ -90,17 +112,17 @@ class CropBatches:
             labels=tuple(shard_labels(urls)),
             weights=weights,
             n_streams=n_ranks * max(1, n_workers),
-            batch_size=batch_size,
+            piece_crops=_piece_crops(batch_size, n_workers, is_shuffled=shuffle_crops > 0),
             chunk_samples=chunk_samples,
             sample_rate_hz=sample_rate_hz,
             shuffle_crops=shuffle_crops,
             is_resampled=resampled,
-            is_last_dropped=drop_last,
             seed=seed,
+            max_member_bytes=max_member_bytes,
             clip_labels=clip_labels,
         )
         self._rank, self._n_ranks, self._n_workers = rank, n_ranks, n_workers
-        self._is_pinned = pin_memory
+        self._batch_size, self._is_last_dropped, self._is_pinned = batch_size, drop_last, pin_memory
         self.skipped_total: Counter[str] = Counter()
         self._start_pass(0)
 
@@ -115,21 +137,28 @@ class CropBatches:
 
     def _start_pass(self, index: int) -> None:
         self._pass = index
-        self._positions: list[dict[str, Any] | None] = [None] * max(1, self._n_workers)
-        self._next_worker = 0
-        self._n_batches = 0
-        self._is_over = False
+        self._at = Snapshot((None,) * max(1, self._n_workers))
         self._is_resuming = False
+
+    def start_anew(self, iteration: int) -> None:
+        """Begin the current pass again, shuffled differently, because the position in it is lost.
+
+        With the same shuffles, training would repeat the first crops of the stream after each loss.
+
+        Args:
+            iteration: of the training run, at which this happens; it becomes part of every seed.
+        """
+        _check_at_least(0, iteration=iteration)
+        self._plan = replace(self._plan, restarted_at=iteration)
+        self._start_pass(self._pass)
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch that was given; `torch.load(weights_only=True)` reads it."""
         return {
             "made_for": self._made_for(),
             "pass": self._pass,
-            "positions": list(self._positions),
-            "next_worker": self._next_worker,
-            "n_batches": self._n_batches,
-            "is_over": self._is_over,
+            "restarted_at": self._plan.restarted_at,
+            **self._at.as_state(),
             "skipped_total": dict(self.skipped_total),
         }
 
@@ -149,11 +178,9 @@ class CropBatches:
                 "Restore these settings, or start the data anew"
             )
         self._pass = state["pass"]
-        self._positions = list(state["positions"])
-        self._next_worker = state["next_worker"]
-        self._n_batches = state["n_batches"]
-        self._is_over = state["is_over"]
-        self.skipped_total = Counter(state["skipped_total"])
+        self._plan = replace(self._plan, restarted_at=state.get("restarted_at", 0))
+        self._at = Snapshot.from_state(state)
+        self.skipped_total = Counter(dict(self._at.skipped))
         self._is_resuming = True
 
     def _made_for(self) -> dict[str, Any]:
@@ -187,54 +214,86 @@ class CropBatches:
         if not (self._is_resuming or self._plan.is_resampled):
             self._start_pass(self._pass)
         self._is_resuming = False
-        if self._is_over:
+        if self._at.is_over:
             return
-        last_words: list[Delivery] = []
-        skipped: Counter[str] = Counter()
-        for delivery in received(self._loader()):
-            self._positions[delivery.worker] = delivery.position
-            skipped.update(delivery.skipped)
-            self.skipped_total.update(delivery.skipped)
-            if delivery.failure:
-                raise NoUsableAudio(delivery.failure)
-            if delivery.batch is None:
-                last_words.append(delivery)
-                continue
-            self._next_worker = (delivery.worker + 1) % len(self._positions)
-            self._n_batches += 1
-            delivery.batch.skipped = dict(skipped)
-            skipped.clear()
-            yield delivery.batch
-        self._is_over = True
-        if not self._n_batches and self._n_ranks == 1:
-            raise NoUsableAudio(self._why_nothing(last_words))
+        at = replace(self._at, skipped=tuple(self.skipped_total.items()))
+        deliveries = self._deliveries(at)
+        mixture = self._mixture(at)
+        batches = mixture.batches(
+            received(self._loader(deliveries)), deliveries.rounds_again * len(at.positions)
+        )
+        if self._n_workers:
+            batches = made_in_advance(batches, self._is_pinned)
+        try:
+            for batch, self._at in batches:
+                self.skipped_total = Counter(dict(self._at.skipped))
+                if batch is not None:
+                    yield batch
+        except NoUsableAudio:
+            self.skipped_total = mixture.skipped
+            raise
+        if not self._at.n_batches and self._n_ranks == 1:
+            raise NoUsableAudio(self._why_nothing(mixture.n_left_over, mixture.last_words))
 
-    def _loader(self) -> DataLoader:
-        plan, n_workers = self._plan, self._n_workers
+    def _mixture(self, at: Snapshot) -> Mixture:
+        plan = self._plan
+        data_pass = 0 if plan.is_resampled else self._pass
+        return Mixture(
+            at,
+            # Five numbers: the streams' generators have four.
+            np.random.default_rng([plan.seed, data_pass, self._rank, plan.restarted_at, 1]),
+            batch_size=self._batch_size,
+            capacity=plan.shuffle_crops,
+            is_last_dropped=self._is_last_dropped,
+            is_pinned=self._is_pinned,
+        )
+
+    def _deliveries(self, at: Snapshot) -> Deliveries:
+        return Deliveries(
+            self._plan,
+            self._pass,
+            self._rank,
+            self._n_ranks,
+            at.positions,
+            at.next_worker,
+            [at.waiting_of(worker) for worker in range(len(at.positions))],
+        )
+
+    def _loader(self, deliveries: Deliveries) -> DataLoader:
+        n_workers, batch_pieces = self._n_workers, self._batch_size / self._plan.piece_crops
+        ahead = max(
+            BATCHES_AHEAD[0],
+            math.ceil(batch_pieces * min(BATCHES_AHEAD[0], BATCHES_AHEAD[1] / max(1, n_workers))),
+        )
         return DataLoader(
-            Deliveries(
-                plan, self._pass, self._rank, self._n_ranks, tuple(self._positions), self._next_worker
-            ),
+            deliveries,
             batch_size=None,
+            collate_fn=unchanged,
             num_workers=n_workers,
-            pin_memory=self._is_pinned,
+            prefetch_factor=ahead if n_workers else None,
             worker_init_fn=leave_signals_to_trainer if n_workers else None,
             generator=torch.Generator(),  # else each start would draw from the trainer's random numbers
         )
 
-    def _why_nothing(self, last_words: Sequence[Delivery]) -> str:
+    def _why_nothing(self, n_left_over: int, last_words: Sequence[Delivery]) -> str:
         plan = self._plan
-        if n_left_over := sum(delivery.n_left_over for delivery in last_words):
+        if n_left_over:
             return (
                 f"the {n_left_over} crops in {len(plan.urls)} shards do not fill one batch of "
-                f"{plan.batch_size} in any of {len(last_words)} data workers; lower batch_size, or use fewer "
-                "workers"
+                f"{self._batch_size}; lower batch_size"
             )
         example = next((delivery.last_example for delivery in last_words if delivery.last_example), "")
         return (
             f"no usable audio in {len(plan.urls)} shards ({plan.urls[0]}, ...): "
             f"{counts_in_words(self.skipped_total)}{'; for example ' if example else ''}{example}"
         )
+
+
+def _piece_crops(batch_size: int, n_workers: int, is_shuffled: bool) -> int:
+    """Return how many crops a worker sends at once: its share of a batch, if batches are to be mixed."""
+    if not is_shuffled:
+        return batch_size
+    return min(batch_size, max(PIECE_CROPS, math.ceil(batch_size / max(1, n_workers))))
 
 
 def _check_at_least(low: int, **values: int) -> None:

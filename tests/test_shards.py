@@ -76,7 +76,7 @@ def stream_of(batches: CropBatches, worker: int, n_workers: int, pass_index: int
     """What one of several workers would give, without starting processes."""
     plan = replace(batches._plan, n_streams=batches._n_ranks * n_workers)
     stream = crop_stream.CropStream(plan, worker * batches._n_ranks + batches._rank, pass_index)
-    return stream.batches()
+    return stream.pieces()
 
 
 @pytest.mark.parametrize(("n_shards", "n_ranks", "n_workers"), [(3, 2, 2), (1, 2, 0), (1, 2, 2), (1, 1, 3)])
@@ -140,13 +140,13 @@ def test_shuffling_mixes_shards_and_files(tmp_path):
 
 
 def test_published_buffers_fill_to_a_quarter(tmp_path):
-    """The first batch must not wait for 512 files."""
-    data = write_shards(tmp_path, [[1] * 50])
-    batches = crop_batches([data], shuffle_crops=40)
+    """The first batch must not wait for three full buffers: two crops enter one for each that leaves it."""
+    data = write_shards(tmp_path, [[1] * 200])
+    batches = crop_batches([data], shuffle_crops=40, batch_size=1)
     next(iter(batches))
     position = batches.state_dict()["positions"][0]
     n_read = position["next_member"]
-    assert 10 + 10 <= n_read <= 10 + 10 + 2 * (4 + 10)
+    assert 10 + 10 + 10 <= n_read <= 10 + 2 * (10 + 2 * (10 + 2))
 
 
 def test_resampled_data_follow_the_weights(tmp_path):
@@ -178,7 +178,7 @@ def test_encoded_files_in_memory_are_bounded(tmp_path, monkeypatch):
     plan = batches._plan
     stream = crop_stream.CropStream(plan, 0, 0)
     n_crops = 0
-    for batch in stream.batches():
+    for batch in stream.pieces():
         most = max(most, sum(len(file.data) for file in stream.files))
         n_crops += len(batch.keys)
     assert n_crops == 600

@@ -139,7 +139,7 @@ def test_long_file_goes_on_in_its_middle(tmp_path):
     whole, states = run(batches, None)
     position = states[12]["positions"][0]
     assert position["open_file"][:2] == [0, 0]
-    assert 48 < position["open_file"][2] < 52
+    assert 48 < position["open_file"][2] < 52 + 2 * 3  # both buffers of crops are ahead
     resumed = crop_batches([f"{tmp_path}/0.tar"], shuffle_crops=3)
     resumed.load_state_dict(states[12])
     assert is_same(list(resumed), whole[12:])
@@ -197,12 +197,14 @@ def test_vanished_audio_is_counted(tmp_path):
     n_waiting = sum(word.startswith("0,") for word in (waiting["files"] + " " + waiting["crops"]).split()) + (
         waiting["open_file"][:1] == [0]
     )
+    n_mixing = sum(word.split(",")[1] == "0" for word in states[1]["waiting"].split())
+    assert n_mixing > 0
     (tmp_path / "0.tar").write_bytes(b"junk")
     resumed = crop_batches([data], shuffle_crops=40)
     resumed.load_state_dict(states[1])
     keys = keys_of(resumed)
     assert {key[0] for key in keys} == {"1"}
-    assert resumed.skipped_total["not found again"] == n_waiting > 0
+    assert resumed.skipped_total["not found again"] == n_waiting + n_mixing
     assert resumed.skipped_total["shard unreadable"] in (1, 2)  # for the buffers, and to go on in it
 
 

@@ -31,7 +31,7 @@ class Batch:
         return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from where GPUs copy fastest; DataLoader calls this."""
+        """Return the batch in page-locked memory, from where GPUs copy fastest."""
         return self._with_each(lambda tensor: tensor.pin_memory())
 
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:

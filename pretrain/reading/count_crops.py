@@ -9,7 +9,7 @@ import soundfile
 from tqdm import tqdm
 
 from pretrain.reading.clip_labels import ClipLabels
-from pretrain.reading.tar_members import ShardFault, audio_members
+from pretrain.reading.tar_members import MAX_MEMBER_BYTES, ShardFault, audio_members
 
 
 def count_crops(
@@ -18,6 +18,7 @@ def count_crops(
     sample_rate_hz: int,
     *,
     clip_labels: ClipLabels | None = None,
+    max_member_bytes: int = MAX_MEMBER_BYTES,
     shows_progress: bool = False,
 ) -> float:
     """Count without decoding; files that fail to decode later are counted too.
@@ -27,6 +28,7 @@ def count_crops(
         chunk_samples: samples of a crop.
         sample_rate_hz: of the crops.
         clip_labels: how often each clip is given, on the average of many passes; None: once.
+        max_member_bytes: larger members are left out, as the reader does.
         shows_progress: with a bar.
 
     Raises:
@@ -36,7 +38,11 @@ def count_crops(
     is_balanced = clip_labels is not None and clip_labels.repeats is not None
     for url in tqdm(urls, desc="counting crops", unit="shard", disable=not shows_progress):
         try:
-            for member in audio_members(url, lambda index: True, with_labels=is_balanced):
+            for member in audio_members(
+                url, lambda index: True, with_labels=is_balanced, max_bytes=max_member_bytes
+            ):
+                if member.fault is not None:
+                    continue
                 crops = _crops_promised(member.data, chunk_samples, sample_rate_hz)
                 if is_balanced:
                     crops *= clip_labels.mean_copies(
@@ -48,9 +54,9 @@ def count_crops(
     return total
 
 
-def _crops_promised(encoded: bytes | None, chunk_samples: int, sample_rate_hz: int) -> int:
+def _crops_promised(encoded: bytes, chunk_samples: int, sample_rate_hz: int) -> int:
     try:
-        header = soundfile.info(io.BytesIO(encoded or b""))
+        header = soundfile.info(io.BytesIO(encoded))
     except soundfile.LibsndfileError:
         return 0
     if not header.frames:

@@ -1,25 +1,25 @@
-"""One data worker: shards -> members, shuffled -> crops, shuffled -> batches."""
+"""One data worker: shards -> members, shuffled -> crops, shuffled -> pieces of batches."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch.utils.data import default_collate
+from torch import Tensor
+from torch.utils.data import default_collate, get_worker_info
 
-from pretrain.reading.batch import Batch
 from pretrain.reading.clip_labels import ClipLabels
 from pretrain.reading.decode import UnusableAudio, decode_crops
 from pretrain.reading.shard_order import Unit, drawn_units, units_of_pass
 from pretrain.reading.shuffle_buffer import shuffled
 from pretrain.reading.skip_log import SkipLog
-from pretrain.reading.tar_members import Member, ShardFault, audio_members
+from pretrain.reading.tar_members import MAX_MEMBER_BYTES, Member, ShardFault, audio_members
 
 FILE_BUFFER_BYTES = 256 << 20
 """Of encoded audio that waits to be decoded; long recordings would otherwise fill the memory."""
@@ -38,13 +38,15 @@ class StreamPlan:
         labels: their names in keys and messages.
         weights: how often each is drawn, relative to the others.
         n_streams: data workers of all processes.
-        batch_size: crops.
+        piece_crops: crops that a stream sends at once.
         chunk_samples: samples of a crop.
         sample_rate_hz: of the crops.
         shuffle_crops: capacity of each shuffle buffer; 0: everything in order.
         is_resampled: shards are drawn forever, with replacement.
-        is_last_dropped: a last, smaller batch is not given.
         seed: of all shuffles.
+        restarted_at: the iteration at which the stream began again because its position was lost, else 0;
+            part of every seed, so that the stream does not repeat its first crops.
+        max_member_bytes: members of shards that are larger are skipped.
         clip_labels: what clips can be, if targets are wanted.
     """
 
@@ -52,13 +54,14 @@ class StreamPlan:
     labels: tuple[str, ...]
     weights: tuple[float, ...]
     n_streams: int
-    batch_size: int
+    piece_crops: int
     chunk_samples: int
     sample_rate_hz: int
     shuffle_crops: int
     is_resampled: bool
-    is_last_dropped: bool
     seed: int
+    restarted_at: int = 0
+    max_member_bytes: int = MAX_MEMBER_BYTES
     clip_labels: ClipLabels | None = None
 
 
@@ -83,6 +86,27 @@ class Crop(NamedTuple):
     target: Float[np.ndarray, " classes"] | None = None
 
 
+Place = tuple[int, int, int]
+"""Shard, member and number of a crop: where it is found again."""
+
+
+class Piece(NamedTuple):
+    """Consecutive crops of one stream, on their way to the training process.
+
+    Attributes:
+        places: of the crops.
+        keys: their names, shard/member#number.
+        waveforms: float32; one tensor of (crops, samples) in shared memory if it comes from a worker process,
+            else an array of samples for each crop.
+        targets: of shape (crops, classes), or an array of classes for each crop; None if no labels are read.
+    """
+
+    places: list[Place]
+    keys: list[str]
+    waveforms: Float[Tensor, "crops samples"] | list[Float[np.ndarray, " samples"]]
+    targets: Float[Tensor, "crops classes"] | list[Float[np.ndarray, " classes"]] | None
+
+
 class CropStream:
     """The crops of one stream. Its attributes are its exact position in them.
 
@@ -102,12 +126,11 @@ class CropStream:
         crops: crops that wait to be given.
         rng: draws shards and picks from both buffers.
         skips: what could not be used.
-        n_left_over: crops of a last batch that was not given.
     """
 
     def __init__(self, plan: StreamPlan, stream: int, pass_index: int) -> None:
         self.plan = plan
-        self.chances = (plan.seed, pass_index, stream)
+        self.chances = (plan.seed, pass_index, stream, plan.restarted_at)
         self.unit: Unit | None = None
         self.n_units = 0
         self.next_member = self.next_copy = 0
@@ -115,38 +138,43 @@ class CropStream:
         self.open_file: File | None = None
         self.next_crop = 0
         self.crops: list[Crop] = []
-        self.n_left_over = 0
         if plan.is_resampled:
-            self.rng = np.random.default_rng([plan.seed, 0, 1 + stream])
+            self.rng = np.random.default_rng([plan.seed, 0, 1 + stream, plan.restarted_at])
             self.units = drawn_units(np.array(plan.weights), self.rng)
             self.skips = SkipLog(max(SHARDS_IN_VAIN, 3 * len(plan.urls)), MEMBERS_IN_VAIN)
         else:
-            self.rng = np.random.default_rng([plan.seed, pass_index, 1 + stream])
-            order = np.random.default_rng([plan.seed, pass_index, 0]) if plan.shuffle_crops else None
+            self.rng = np.random.default_rng([plan.seed, pass_index, 1 + stream, plan.restarted_at])
+            order = None
+            if plan.shuffle_crops:  # the same for all streams
+                order = np.random.default_rng([plan.seed, pass_index, 0, plan.restarted_at])
             self.units = iter(units_of_pass(len(plan.urls), plan.n_streams, stream, order))
             self.skips = SkipLog(math.inf, math.inf)
 
-    def batches(self) -> Iterator[Batch]:
-        """The stream from where it is, in batches; the last may be smaller.
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the rest of the stream in pieces; the last may be smaller.
 
         Raises:
             NoUsableAudio: there is nothing to give, and more shards would not help.
         """
-        size = self.plan.batch_size
         crops = shuffled(self._decoded(), self.crops, self.plan.shuffle_crops, self.rng)
         while True:
             self.skips.start_waiting()
-            rows = list(itertools.islice(crops, size))
-            if not rows or (len(rows) < size and self.plan.is_last_dropped):
-                self.n_left_over = len(rows)
+            crops_of_piece = list(itertools.islice(crops, self.plan.piece_crops))
+            if not crops_of_piece:
                 return
-            # In a worker, default_collate stacks them in memory that is shared with the trainer.
-            waveforms = default_collate([torch.from_numpy(row.samples) for row in rows])
-            keys = [f"{self.plan.labels[row.shard]}/{row.name}#{row.number}" for row in rows]
-            targets = None
-            if self.plan.clip_labels is not None:
-                targets = default_collate([torch.from_numpy(row.target) for row in rows])
-            yield Batch(waveforms, keys, self.skips.take_new(), targets)
+            yield self.piece_of(crops_of_piece)
+
+    def piece_of(self, crops: Sequence[Crop]) -> Piece:
+        """Prepare crops for their way to the training process."""
+        waveforms = [crop.samples for crop in crops]
+        targets = None if self.plan.clip_labels is None else [crop.target for crop in crops]
+        if get_worker_info() is not None:
+            # In a worker, default_collate stacks tensors in memory that is shared with the training process.
+            waveforms = default_collate([torch.from_numpy(row) for row in waveforms])
+            if targets is not None:
+                targets = default_collate([torch.from_numpy(row) for row in targets])
+        keys = [f"{self.plan.labels[crop.shard]}/{crop.name}#{crop.number}" for crop in crops]
+        return Piece([crop[:3] for crop in crops], keys, waveforms, targets)
 
     def crops_of(self, file: File) -> Iterator[Crop]:
         """Decode a file.
@@ -204,12 +232,13 @@ class CropStream:
                 self.plan.urls[unit.shard],
                 lambda index: index >= first and index % unit.parts == unit.part,
                 with_labels=self.plan.clip_labels is not None,
+                max_bytes=self.plan.max_member_bytes,
             ):
                 self.skips.found_member()
-                if member.data is None:
+                if member.fault is not None:
                     self.next_member = member.index + 1
                     self.skips.add(
-                        "members", "link", f"{label}/{member.name}", "its audio is under another name"
+                        "members", member.fault.reason, f"{label}/{member.name}", member.fault.detail
                     )
                     continue
                 file = self.file_of(unit.shard, member)

@@ -7,12 +7,22 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pretrain.reading.open_shard import describe, open_shard
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 LABELS_SUFFIX = ".json"
+MAX_MEMBER_BYTES = 1 << 30
+"""Largest member that is read by default: an hour and a half of 16-bit stereo at 44.1 kHz.
+
+A small archive can claim a member of terabytes, and hold one if it is compressed. Members are read whole, so
+without a bound one of them would end the process.
+"""
+MAX_PASSED_OVER = 16
+"""Times that bound are decompressed to get past a member; at a larger one the archive is given up."""
+MAX_HEADER_BYTES = 1 << 20
+"""Largest extended header (long names, pax records); tarfile reads them whole as well."""
 COMPRESSIONS = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 """How compressed archives begin."""
 
@@ -29,20 +39,32 @@ class ShardFault(Exception):
         self.reason = reason
 
 
+class MemberFault(NamedTuple):
+    """Why a member is not used: the reason it is counted under, and details for the log."""
+
+    reason: str
+    detail: str
+
+
+LINK = MemberFault("link", "its audio is under another name")
+
+
 class Member(NamedTuple):
     """An audio file in a shard.
 
     Attributes:
         index: its number among the shard's audio members.
         name: its path in the shard.
-        data: its bytes; None for a link, which has none.
+        data: its bytes; None if they were not asked for, or cannot be used.
         labels: the bytes of the JSON file of its name beside it, if asked for and there.
+        fault: why it cannot be used: it is a link, or it or its labels are too large.
     """
 
     index: int
     name: str
     data: bytes | None
     labels: bytes | None = None
+    fault: MemberFault | None = None
 
 
 def audio_members(
@@ -52,6 +74,7 @@ def audio_members(
     *,
     with_labels: bool = False,
     with_audio: bool = True,
+    max_bytes: int = MAX_MEMBER_BYTES,
 ) -> Iterator[Member]:
     """Read the audio members of a tar, which may be compressed by gzip, bzip2 or xz.
 
@@ -66,6 +89,7 @@ def audio_members(
         with_labels: read labels too. Audio after which a shard breaks off, so that its labels may be
             lost, is not given.
         with_audio: read the audio; otherwise `data` is None.
+        max_bytes: larger members, audio or labels, are not read; their audio is given with a fault.
 
     Raises:
         ShardFault: for the reason "shard unreadable" (not one member could be read), "shard truncated"
@@ -80,13 +104,16 @@ def audio_members(
                 archive.members.clear()  # or they would add up
                 n_headers += 1
                 if with_labels and _is_labels(info):
-                    yield from pairs.add_labels(_readable(info.name), _data(archive, info))
+                    labels, fault = _content(archive, info, max_bytes)
+                    yield from pairs.add_labels(_readable(info.name), labels, fault)
                 elif _is_audio(info):
                     yield from pairs.release()
                     if is_wanted(n_audio):
-                        data = _data(archive, info) if with_audio else None
-                        yield from pairs.add_audio(Member(n_audio, _readable(info.name), data), with_labels)
+                        data, fault = _content(archive, info, max_bytes, is_wanted=with_audio)
+                        member = Member(n_audio, _readable(info.name), data, fault=fault)
+                        yield from pairs.add_audio(member, with_labels)
                     n_audio += 1
+                _check_passable(archive, info, max_bytes)
                 if stop is not None and n_audio >= stop and pairs.audio is None:
                     return
             yield from pairs.release()
@@ -108,22 +135,28 @@ class _Pairs:
 
     def __init__(self) -> None:
         self.audio: Member | None = None
-        self._labels: tuple[str, bytes | None] = ("", None)
+        self._labels: tuple[str, bytes | None, MemberFault | None] = ("", None, None)
 
     def add_audio(self, member: Member, has_labels: bool) -> Iterator[Member]:
         """Give the audio at once, if it needs or has no labels to wait for."""
-        stem, labels = self._labels
-        if not has_labels or stem == os.path.splitext(member.name)[0]:
-            yield member._replace(labels=labels)
+        stem = self._labels[0]
+        if not has_labels:
+            yield member
+        elif stem == os.path.splitext(member.name)[0]:
+            yield self._united(member)
         else:
             self.audio = member
 
-    def add_labels(self, name: str, labels: bytes | None) -> Iterator[Member]:
+    def add_labels(self, name: str, labels: bytes | None, fault: MemberFault | None) -> Iterator[Member]:
         """Give the audio that has waited for these labels; or keep them."""
-        self._labels = (os.path.splitext(name)[0], labels)
+        self._labels = (os.path.splitext(name)[0], labels, fault)
         if self.audio is not None and os.path.splitext(self.audio.name)[0] == self._labels[0]:
-            self.audio = self.audio._replace(labels=labels)
+            self.audio = self._united(self.audio)
         yield from self.release()
+
+    def _united(self, member: Member) -> Member:
+        _, labels, fault = self._labels
+        return member._replace(labels=labels, fault=member.fault or fault)
 
     def release(self) -> Iterator[Member]:
         """Give the audio that waits, with labels or without."""
@@ -136,8 +169,26 @@ class _Damage(Exception):
     """The archive does not go on as one should."""
 
 
+EXTENDED_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
 class _Header(tarfile.TarInfo):
     """Tells of damage between members, which tarfile takes for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, *args: Any) -> tarfile.TarInfo:
+        header = super().frombuf(*args)
+        if header.type in EXTENDED_HEADERS and header.size > MAX_HEADER_BYTES:
+            raise _Damage(
+                f"an extended header claims {_size(header.size)}; the most is {_size(MAX_HEADER_BYTES)}"
+            )
+        return header
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
@@ -173,13 +224,44 @@ def _is_audio(info: tarfile.TarInfo) -> bool:
     return is_file and name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith("._")
 
 
-def _data(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | None:
+def _content(
+    archive: tarfile.TarFile, info: tarfile.TarInfo, max_bytes: int, is_wanted: bool = True
+) -> tuple[bytes | None, MemberFault | None]:
+    """Return a member's bytes, or why it has none that can be used."""
     if not info.isfile():
-        return None
+        return None, LINK
+    if info.size > max_bytes:
+        detail = (
+            f"{_readable(info.name)} has {_size(info.size)}, but members may have {_size(max_bytes)}; "
+            "cut it into shorter files, or raise max_member_mib"
+        )
+        return None, MemberFault("too large", detail)
+    if not is_wanted:
+        return None, None
     data = archive.extractfile(info).read()
     if len(data) < info.size:
         raise _Damage(f"{info.name} holds {len(data)} of {info.size} bytes")
-    return data
+    return data, None
+
+
+def _check_passable(archive: tarfile.TarFile, info: tarfile.TarInfo, max_bytes: int) -> None:
+    """Stop at a member that would take hours to get past.
+
+    Raises:
+        _Damage: the archive cannot jump over it, and it is very large.
+    """
+    can_jump = isinstance(
+        archive.fileobj, io.BufferedReader
+    )  # else it is decompressed, or a command's output
+    if not can_jump and info.size > MAX_PASSED_OVER * max_bytes:
+        raise _Damage(
+            f"{_readable(info.name)} claims {_size(info.size)}, too much to decompress only to get past it; "
+            f"members may have {_size(max_bytes)}"
+        )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:.6g} MiB"
 
 
 def _readable(name: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from hear_dasheng.audioset import audioset_names
 from pretrain.reading.clip_labels import ClipLabels, LabelColumn, balancing_repeats, some
 from pretrain.reading.count_labels import CLIPS, count_labels
-from pretrain.reading.sources import Source
 from pretrain.training.data import configured_sources
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.processes import Processes
@@ -117,7 +116,7 @@ def _found_classes(
     if named is not None and not config.balanced:
         return {"classes": list(named)}
     known = None if named is None else ClipLabels(column, named)
-    counts = _counts(configured_sources(config, "train_data"), column, known, processes)
+    counts = _counts(config, "train_data", column, known, processes)
     clips = counts.pop(CLIPS, 0)
     names = list(named) if named is not None else in_order(list(counts))
     if not names or not counts:
@@ -128,7 +127,7 @@ def _found_classes(
     for label, count in counts.items():
         clips_of_class[numbers[label]] += count
     # Checked now; else a wrong label would end the first epoch.
-    _counts(configured_sources(config, "cv_data"), column, known, processes)
+    _counts(config, "cv_data", column, known, processes)
     logger.info(
         "%d clips of %d classes, from %d of each to %d", clips, len(names), *_extremes(clips_of_class)
     )
@@ -136,13 +135,21 @@ def _found_classes(
 
 
 def _counts(
-    data: list[Source], column: LabelColumn, known: ClipLabels | None, processes: Processes
+    config: FinetuneConfig, key: str, column: LabelColumn, known: ClipLabels | None, processes: Processes
 ) -> Counter[str]:
     """Clips of each label, counted by all processes together; the error of one is raised on all."""
-    urls = list(dict.fromkeys(url for source in data for url in source.urls))
+    urls = list(dict.fromkeys(url for source in configured_sources(config, key) for url in source.urls))
     own = urls[processes.rank :: processes.count]
     return processes.merged(
-        processes.agreed(lambda: count_labels(own, column, known=known, shows_progress=processes.rank == 0))
+        processes.agreed(
+            lambda: count_labels(
+                own,
+                column,
+                known=known,
+                max_member_bytes=config.max_member_mib << 20,
+                shows_progress=processes.rank == 0,
+            )
+        )
     )
 
 

@@ -58,9 +58,12 @@ class RunConfig:
     batch_size: Whole = 32
     """Crops of a batch, in each process."""
     crop_shuffle: WholeOr0 = 512
-    """Files, and crops, in each worker's shuffle buffers."""
+    """Files and crops in each worker's shuffle buffers, and crops in the buffer of each training process,
+    which mixes those of its workers and takes crop_shuffle x chunk_length x 64 kB (512 x 10 s: 328 MB)."""
     resampled: bool = True
     """Draw shards forever, with replacement; false: every crop once in a pass."""
+    max_member_mib: Whole = 1024
+    """Largest file in a shard, in MiB; larger ones are skipped, for files are read whole."""
     num_workers: WholeOr0 = 4
     """Processes that decode audio, for each training process; 0: none beside it."""
 

@@ -68,6 +68,7 @@ class TrainingData:
             n_workers=config.num_workers,
             pin_memory=is_for_gpu,
             clip_labels=labels,
+            max_member_bytes=config.max_member_mib << 20,
         )
         self._skipped_before: Counter[str] = Counter()
 
@@ -87,31 +88,63 @@ class TrainingData:
             config.chunk_samples,
             config.sample_rate,
             clip_labels=self.labels,
+            max_member_bytes=config.max_member_mib << 20,
             shows_progress=self.processes.rank == 0,
         )
         (crops,) = self.processes.sums([own_crops])
         clips = config.batch_size * config.gradient_accumulation * self.processes.count
         return config.epochs * max(1, math.ceil(crops / clips))
 
-    def open(self, data_pass: int, position: Any = None, skipped: dict[str, int] | None = None) -> None:
-        """Begin a pass, or go on in it.
+    def open(self, data_pass: int) -> None:
+        """Begin a pass.
 
         Args:
             data_pass: its number; the shuffles depend on it.
-            position: what `position` gave; None for the beginning.
+        """
+        self.batches.set_pass(data_pass)
+        self._start(is_begun=False)
+
+    def resume(self, data_pass: int, position: Any, iteration: int, skipped: dict[str, int]) -> None:
+        """Resume a pass; all processes must call this.
+
+        A position fits only the shards, processes and workers that it was taken with. If the position of
+        any process is lost, all begin the pass again, since they share its shards. The iteration then becomes
+        part of the seeds, or training would repeat the stream's first crops after each such change.
+
+        Args:
+            data_pass: its number.
+            position: what `position` gave; None if this process has none.
+            iteration: the training run's.
             skipped: what had been left out before, on all processes.
         """
         self.batches.set_pass(data_pass)
-        if position is not None:
-            try:
-                self.batches.load_state_dict(position)
-            except ValueError as error:
-                logger.warning("The current pass over the data begins again: %s", error)
-                position = None
-        if skipped and position is None:
+        lost = self._why_position_is_lost(position)
+        (n_lost,) = self.processes.sums([bool(lost)])
+        if n_lost:
+            logger.warning(
+                "The current pass over the data begins again, with new shuffles for iteration %d: %s",
+                iteration,
+                lost or "another process has lost its position",
+            )
+            self.batches.start_anew(iteration)
+            position = None
+        self._start(is_begun=position is not None, skipped=skipped)
+
+    def _why_position_is_lost(self, position: Any) -> str:
+        """Load a position; return why it cannot be used, or nothing."""
+        if position is None:
+            return "this process has no saved position, so the run had fewer processes"
+        try:
+            self.batches.load_state_dict(position)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _start(self, is_begun: bool, skipped: dict[str, int] | None = None) -> None:
+        if skipped and not is_begun:
             self._skipped_before = Counter(skipped)
         self._stream = iter(self.batches)
-        self._clips_of_pass = 0 if position is None else 1
+        self._clips_of_pass = int(is_begun)
 
     def take(self, n_batches: int) -> list[Batch]:
         """The next batches; fewer, or none, where this process's share of the pass ends."""

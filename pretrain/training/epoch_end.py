@@ -68,6 +68,7 @@ class EpochEnd:
             n_ranks=processes.count,
             n_workers=n_workers,
             clip_labels=self.objective.validation_labels,
+            max_member_bytes=self.config.max_member_mib << 20,
         )
 
     def __call__(

@@ -89,7 +89,10 @@ class Trainer:
         own = (self.state.load(progress) if resume else None) or {}
         self._unlogged = own.get("unlogged", self._unlogged)
         self._last_step = own.get("last_step", self._last_step)
-        self.data.open(progress.data_pass, own.get("position"), progress.skipped)
+        if progress.iteration:
+            self.data.resume(progress.data_pass, own.get("position"), progress.iteration, progress.skipped)
+        else:
+            self.data.open(progress.data_pass)
         self._started = time.monotonic() - progress.trained_s
         self._saved_at = time.monotonic()
         is_fp32 = self.accelerator.mixed_precision == "no"
