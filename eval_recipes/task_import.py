@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from eval_recipes.archives import ImportProblem, Member, archive_members, folder_members
 from eval_recipes.task_files import lists_of, missing_files, resample
+from eval_recipes.task_lists import read_vocabulary
 from eval_recipes.whole_files import remove_partial, write_whole
 
 IN_FLIGHT_PER_WORKER = 4
@@ -111,6 +112,7 @@ class TaskImport:
                 )
         if not self.lacking_hz:
             return
+        read_vocabulary(self.partial)
         for folder in self.partial.iterdir():
             if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in self.lacking_hz:
                 shutil.rmtree(folder)  # of an earlier import that wanted more

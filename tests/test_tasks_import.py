@@ -198,7 +198,9 @@ def test_a_task_that_lost_a_list_or_a_clip_is_mended(tmp_path):
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"splits": []}'])
 def test_metadata_that_tell_nothing_are_named(tmp_path, content):
     files = task_files() | {"task_metadata.json": content}
-    with pytest.raises(ImportProblem, match=r"task_metadata.json (is no JSON file|names no splits)"):
+    with pytest.raises(
+        ImportProblem, match=r"task_metadata.json (is not strict JSON|holds a list|names no splits)"
+    ):
         import_tasks(write_tar(tmp_path / "a.tar.gz", files), tmp_path / "tasks", 16_000)
 
 
