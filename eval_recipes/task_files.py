@@ -13,9 +13,17 @@ from eval_recipes.task_lists import METADATA, VOCABULARY, read_metadata, read_sp
 from eval_recipes.whole_files import write_whole as write_whole
 
 WAV_HEADER_BYTES = 44
+RATES_HZ = (1000, 1_000_000)
+"""Of clips that are resampled, as of audio to train on: a header of 1 Hz would make hours of a second."""
+MOST_SAMPLES = 1 << 29
+"""Of all channels, before and after resampling: 2 GiB in float32. Kilobytes of FLAC can claim more."""
 FAINT_PEAK = 16 / 32768
 FAINT_CLIPS = 20
 """Clips of each split that are looked at."""
+
+
+class UnusableClip(ValueError):
+    """A clip whose sample rate or length is out of bounds."""
 
 
 def resample(content: bytes, rate_hz: int) -> bytes:
@@ -23,8 +31,10 @@ def resample(content: bytes, rate_hz: int) -> bytes:
 
     Raises:
         soundfile.SoundFileError: the content cannot be decoded.
+        UnusableClip: its rate or its length is out of bounds.
     """
     with soundfile.SoundFile(io.BytesIO(content)) as source:
+        _require_bounded(source, rate_hz)
         if source.samplerate == rate_hz and source.channels == 1 and source.format == "WAV":
             return content
         samples = source.read(dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
@@ -33,6 +43,16 @@ def resample(content: bytes, rate_hz: int) -> bytes:
     written = io.BytesIO()
     soundfile.write(written, converted, rate_hz, subtype=subtype, format="WAV")
     return written.getvalue()
+
+
+def _require_bounded(source: soundfile.SoundFile, rate_hz: int) -> None:
+    if not RATES_HZ[0] <= source.samplerate <= RATES_HZ[1]:
+        raise UnusableClip(f"its sample rate is {source.samplerate} Hz, not {RATES_HZ[0]} to {RATES_HZ[1]}")
+    samples = source.frames * max(source.channels, rate_hz / source.samplerate)
+    if samples > MOST_SAMPLES:
+        raise UnusableClip(
+            f"it has {samples:.3g} samples by its header; at most {MOST_SAMPLES:.3g} are decoded"
+        )
 
 
 def lists_of(folder: Path) -> list[str]:

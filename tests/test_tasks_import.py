@@ -27,7 +27,7 @@ def test_both_layouts_arrive_resampled(tmp_path, prefix):
     archive = write_tar(tmp_path / "a.tar.gz", task_files(), prefix)
     [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
     assert folder == tmp_path / "tasks" / NAME
-    assert [entry.name for entry in (tmp_path / "tasks").iterdir()] == [NAME]
+    assert sorted(entry.name for entry in (tmp_path / "tasks").iterdir()) == [f".{NAME}.lock", NAME]
     assert {entry.name for entry in folder.iterdir()} == {
         "16000",
         "task_metadata.json",
@@ -71,7 +71,7 @@ def test_a_second_rate_joins_the_first(tmp_path):
     import_tasks(archive, tmp_path / "tasks", 16_000)
     [folder] = import_tasks(archive, tmp_path / "tasks", 32_000)
     assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"16000", "32000"}
-    assert [entry.name for entry in (tmp_path / "tasks").iterdir()] == [NAME]
+    assert sorted(entry.name for entry in (tmp_path / "tasks").iterdir()) == [f".{NAME}.lock", NAME]
 
 
 def test_a_complete_task_is_left_alone(tmp_path):
