@@ -6,7 +6,6 @@ The same protocol, file and names as `hear-dasheng heareval predictions`, which 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import time
@@ -27,6 +26,7 @@ from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_train
 from eval_recipes.scoring.score_file import SCORER, combine
 from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
+from eval_recipes.task_lists import read_metadata
 from eval_recipes.task_loop import for_each_task
 from process_memory import keep_freed_memory
 
@@ -126,7 +126,7 @@ def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) 
 def embeddings_hash(folder: Path) -> str:
     """Hash of all files that scores are made from: vectors, labels, times, metadata."""
     names = ("*.embeddings.npy", "*.target-labels.pkl", "*.filename-timestamps.json", "labelvocabulary.csv")
-    splits = json.loads((folder / "task_metadata.json").read_text())["splits"]
+    splits = read_metadata(folder)["splits"]
     files = [file for name in (*names, "task_metadata.json") for file in folder.glob(name)]
     files += [folder / f"{split}.json" for split in splits]
     digest = hashlib.sha256()

@@ -9,12 +9,11 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from eval_recipes.task_lists import TaskProblem as TaskProblem
+from eval_recipes.task_lists import read_metadata, read_split
+
 NAMED = 3
 """Offending files named in a message."""
-
-
-class TaskProblem(Exception):
-    """One task cannot be done; the others can."""
 
 
 def check_task_audio(task_dir: Path, rate_hz: int) -> dict[str, dict[str, int]]:
@@ -28,14 +27,12 @@ def check_task_audio(task_dir: Path, rate_hz: int) -> dict[str, dict[str, int]]:
             sample rate, more channels than one, no samples, or a length unlike
             the others' in a task of fixed length.
     """
-    metadata = json.loads((task_dir / "task_metadata.json").read_text())
+    metadata = read_metadata(task_dir)
     problems: list[str] = []
     lengths: dict[int, str] = {}
     found: dict[str, dict[str, int]] = {}
     for split in metadata["splits"]:
-        split_list = task_dir / f"{split}.json"
-        if not split_list.is_file():
-            raise TaskProblem(f"{split_list} is missing; import the task again")
+        clips = read_split(task_dir, split)
         folder = task_dir / str(rate_hz) / split
         if not folder.is_dir():
             rates = ", ".join(sorted(entry.name for entry in task_dir.iterdir() if entry.name.isdigit()))
@@ -44,16 +41,14 @@ def check_task_audio(task_dir: Path, rate_hz: int) -> dict[str, dict[str, int]]:
                 f"run `hear-dasheng tasks import SOURCE --rate {rate_hz}`"
             )
         found[split] = {}
-        for name in tqdm(
-            json.loads(split_list.read_text()), desc=f"  checking {split}", leave=False, disable=None
-        ):
+        for name in tqdm(clips, desc=f"  checking {split}", leave=False, disable=None):
             problem, frames = _look_at(folder / name, rate_hz)
             if problem:
                 problems.append(f"{folder / name} {problem}")
             else:
                 lengths.setdefault(frames, f"{split}/{name}")
                 found[split][name] = frames
-    if metadata["sample_duration"] is not None and len(lengths) > 1:
+    if metadata.get("sample_duration") is not None and len(lengths) > 1:
         listed = "; ".join(f"{name} has {frames}" for frames, name in list(lengths.items())[:NAMED])
         problems.append(f"clips of a task of fixed length have different numbers of samples: {listed}")
     if problems:
@@ -84,7 +79,7 @@ def check_embeddings(task_dir: Path) -> None:
     Raises:
         TaskProblem: naming the first clip that has them.
     """
-    metadata = json.loads((task_dir / "task_metadata.json").read_text())
+    metadata = read_metadata(task_dir)
     for split in metadata["splits"]:
         dimensions = task_dir / f"{split}.embedding-dimensions.json"
         if not dimensions.is_file():
@@ -94,7 +89,7 @@ def check_embeddings(task_dir: Path) -> None:
         step = max(1, (1 << 24) // shape[1])
         if all(np.isfinite(values[row : row + step]).all() for row in range(0, shape[0], step)):
             continue
-        for clip in json.loads((task_dir / f"{split}.json").read_text()):
+        for clip in read_split(task_dir, split):
             file = task_dir / split / f"{clip}.embedding.npy"
             if not np.isfinite(np.load(file)).all():
                 raise TaskProblem(f"{file} holds values that are not finite; look at that clip and the model")

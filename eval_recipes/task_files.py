@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
-from eval_recipes.archives import ImportProblem
+from eval_recipes.task_lists import METADATA, VOCABULARY, read_metadata, read_split, read_splits
 from eval_recipes.whole_files import write_whole as write_whole
 
 WAV_HEADER_BYTES = 44
+RATES_HZ = (1000, 1_000_000)
+"""Of clips that are resampled, as of audio to train on: a header of 1 Hz would make hours of a second."""
+MOST_SAMPLES = 1 << 29
+"""Of all channels, before and after resampling: 2 GiB in float32. Kilobytes of FLAC can claim more."""
 FAINT_PEAK = 16 / 32768
 FAINT_CLIPS = 20
 """Clips of each split that are looked at."""
+
+
+class UnusableClip(ValueError):
+    """A clip whose sample rate or length is out of bounds."""
 
 
 def resample(content: bytes, rate_hz: int) -> bytes:
@@ -25,8 +31,10 @@ def resample(content: bytes, rate_hz: int) -> bytes:
 
     Raises:
         soundfile.SoundFileError: the content cannot be decoded.
+        UnusableClip: its rate or its length is out of bounds.
     """
     with soundfile.SoundFile(io.BytesIO(content)) as source:
+        _require_bounded(source, rate_hz)
         if source.samplerate == rate_hz and source.channels == 1 and source.format == "WAV":
             return content
         samples = source.read(dtype="float32", always_2d=True).mean(axis=1, dtype=np.float32)
@@ -37,55 +45,49 @@ def resample(content: bytes, rate_hz: int) -> bytes:
     return written.getvalue()
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of a task.
-
-    Raises:
-        ImportProblem: it is none.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ImportProblem(f"{path} is no JSON file ({error}); delete it or fetch the task again") from error
+def _require_bounded(source: soundfile.SoundFile, rate_hz: int) -> None:
+    if not RATES_HZ[0] <= source.samplerate <= RATES_HZ[1]:
+        raise UnusableClip(f"its sample rate is {source.samplerate} Hz, not {RATES_HZ[0]} to {RATES_HZ[1]}")
+    samples = source.frames * max(source.channels, rate_hz / source.samplerate)
+    if samples > MOST_SAMPLES:
+        raise UnusableClip(
+            f"it has {samples:.3g} samples by its header; at most {MOST_SAMPLES:.3g} are decoded"
+        )
 
 
 def lists_of(folder: Path) -> list[str]:
-    """Names of the files that say what a task is: metadata, vocabulary, one list a split.
+    """Return the names of the files that say what a task is: metadata, vocabulary, one list a split.
 
     Raises:
-        ImportProblem: the metadata name no splits.
+        BrokenTask: the metadata are damaged, or their splits are not names.
     """
-    metadata = read_json(folder / "task_metadata.json")
-    splits = metadata.get("splits") if isinstance(metadata, dict) else None
-    if not splits:
-        raise ImportProblem(f"{folder / 'task_metadata.json'} names no splits; fetch the task again")
-    return ["task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in splits)]
+    return [METADATA, VOCABULARY, *(f"{split}.json" for split in read_metadata(folder)["splits"])]
 
 
 def missing_files(folder: Path, rate_hz: int) -> list[str]:
-    """What a task folder lacks: metadata, vocabulary, split lists, clips on the lists.
+    """Return what a task folder lacks: metadata, vocabulary, split lists, clips on the lists.
 
     Args:
         folder: of the task.
         rate_hz: of the clips that are looked for.
+
+    Raises:
+        BrokenTask: a list that is there is damaged, or names something outside its folder.
     """
-    if not (folder / "task_metadata.json").is_file():
-        return ["task_metadata.json"]
-    names = lists_of(folder)
-    lacking = [name for name in names if not (folder / name).is_file()]
-    for name in names[2:]:
-        if name not in lacking:
-            split = name.removesuffix(".json")
+    if not (folder / METADATA).is_file():
+        return [METADATA]
+    lacking = [name for name in lists_of(folder) if not (folder / name).is_file()]
+    for split in read_metadata(folder)["splits"]:
+        if f"{split}.json" not in lacking:
             audio = folder / str(rate_hz) / split
-            lacking += [
-                f"{rate_hz}/{split}/{clip}" for clip in read_json(folder / name) if not _is_clip(audio / clip)
-            ]
+            clips = read_split(folder, split)
+            lacking += [f"{rate_hz}/{split}/{clip}" for clip in clips if not _is_clip(audio / clip)]
     return lacking
 
 
 def count_clips(folder: Path) -> int:
-    """How many clips a task's split lists name."""
-    return sum(len(read_json(folder / name)) for name in lists_of(folder)[2:])
+    """Return how many clips a task's split lists name."""
+    return sum(map(len, read_splits(folder).values()))
 
 
 def faintness(folder: Path, rate_hz: int) -> str:
@@ -94,9 +96,9 @@ def faintness(folder: Path, rate_hz: int) -> str:
     Looks at the first clips of each split; reads no more of them than it needs to find a loud one.
     """
     peak = 0.0
-    for split_list in lists_of(folder)[2:]:
-        audio = folder / str(rate_hz) / Path(split_list).stem
-        for name in list(read_json(folder / split_list))[:FAINT_CLIPS]:
+    for split, clips in read_splits(folder).items():
+        audio = folder / str(rate_hz) / split
+        for name in list(clips)[:FAINT_CLIPS]:
             samples, _ = soundfile.read(audio / name, dtype="float32")
             peak = max(peak, float(np.abs(samples).max(initial=0.0)))
             if peak >= FAINT_PEAK:

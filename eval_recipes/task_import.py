@@ -2,7 +2,8 @@
 
 The public archives hold 48 kHz audio only and the models want 16 kHz, so everyone
 has to resample. A task takes its place in `tasks/` when all clips of all its splits
-are there; an interrupted import goes on where it stopped.
+are there; an interrupted import resumes where it stopped. One process at a time imports a
+task: the others are refused.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import soundfile
 from tqdm import tqdm
 
-from eval_recipes.archives import ImportProblem, Member, archive_members, folder_members
-from eval_recipes.task_files import lists_of, missing_files, resample
+from eval_recipes.archives import RATE_FOLDER, ImportProblem, Member, archive_members, folder_members
+from eval_recipes.task_files import UnusableClip, lists_of, missing_files, resample
+from eval_recipes.task_lists import read_vocabulary
 from eval_recipes.whole_files import remove_partial, write_whole
+from hear_dasheng.files.lock import Locked, locked
 
 IN_FLIGHT_PER_WORKER = 4
 IN_FLIGHT_BYTES = 1 << 29
@@ -34,16 +38,47 @@ def partial_folder(out: Path, name: str, rate_hz: int) -> Path:
     return out / f".importing-{name}-{rate_hz}"
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; always with the file's name.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 class TaskImport:
     """One task on its way into the tasks folder.
+
+    Args:
+        name: the task's folder name.
+        out: the tasks folder.
+        rate_hz: of the clips written.
+        kept_hz: a rate whose clips are kept as they are, too.
+        origin: what the source is known by, for resuming.
+        held: keeps the task's lock until it is closed.
+
+    Raises:
+        ImportProblem: another process is importing the task.
 
     Attributes:
         name: the task's folder name.
         lacking_hz: the wanted rates that were not there, complete, before we came.
     """
 
-    def __init__(self, name: str, out: Path, rate_hz: int, kept_hz: int | None, origin: str) -> None:
+    def __init__(
+        self, name: str, out: Path, rate_hz: int, kept_hz: int | None, origin: str, held: ExitStack
+    ) -> None:
         self.name, self.rate_hz, self.kept_hz = name, rate_hz, kept_hz
+        try:
+            held.enter_context(locked(out / f".{name}.lock"))
+        except Locked as error:
+            raise ImportProblem(
+                f"another process is importing {name} into {out}; let it end, then run the command again"
+            ) from error
         self.final = out / name
         self.partial = partial_folder(out, name, rate_hz)
         wanted = [rate_hz] if kept_hz in (None, rate_hz) else [rate_hz, kept_hz]
@@ -53,6 +88,8 @@ class TaskImport:
         self.writing = threading.Lock()
         if self.lacking_hz:
             self._begin(origin)
+        elif self.partial.exists():
+            shutil.rmtree(self.partial)  # of an import that was stopped, of a task that is complete
 
     def _begin(self, origin: str) -> None:
         """Keep what an interrupted import of the same source left; discard another's."""
@@ -60,14 +97,14 @@ class TaskImport:
         if self.partial.is_dir() and (not label.is_file() or label.read_text() != origin):
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True, exist_ok=True)
-        label.write_text(origin)
+        write_file(label, origin.encode())
 
     def jobs(self, member: Member) -> list[Job]:
         """What is to be done about a member, its bytes already read."""
         if not self.lacking_hz:
             return []
         if member.rate_hz is None:
-            return [partial(write_whole, self.partial / member.path, member.read())]
+            return [partial(write_file, self.partial / member.path, member.read())]
         self.source_rate_hz = self.source_rate_hz or member.rate_hz
         is_source = member.rate_hz == self.source_rate_hz
         targets: dict[Path, bool] = {}  # whether what the source holds there is at that rate
@@ -90,11 +127,15 @@ class TaskImport:
         """Write a clip at the rate of its place; what the source holds at that rate wins."""
         try:
             converted = resample(content, member.rate_hz if is_original else self.rate_hz)
-        except soundfile.SoundFileError as error:
+        except (soundfile.SoundFileError, UnusableClip) as error:
             raise ImportProblem(f"{member.task}/{member.path} cannot be decoded: {error}") from error
+        except MemoryError as error:
+            raise ImportProblem(
+                f"{member.task}/{member.path} is too long for this machine's memory"
+            ) from error
         with self.writing:
             if is_original or target not in self.originals:
-                write_whole(target, converted)
+                write_file(target, converted)
 
     def finish(self) -> None:
         """Give the complete task its place.
@@ -111,8 +152,13 @@ class TaskImport:
                 )
         if not self.lacking_hz:
             return
+        read_vocabulary(self.partial)
         for folder in self.partial.iterdir():
-            if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in self.lacking_hz:
+            if (
+                folder.is_dir()
+                and RATE_FOLDER.fullmatch(folder.name)
+                and int(folder.name) not in self.lacking_hz
+            ):
                 shutil.rmtree(folder)  # of an earlier import that wanted more
         remove_partial(self.partial)
         if self.final.exists():
@@ -132,7 +178,7 @@ class TaskImport:
                     "move it away, or import into another folder"
                 )
         for name in lists:
-            write_whole(self.final / name, (self.partial / name).read_bytes())
+            write_file(self.final / name, (self.partial / name).read_bytes())
         for rate_hz in self.lacking_hz:
             audio = self.final / str(rate_hz)
             if audio.exists():
@@ -163,15 +209,15 @@ class BoundedPool:
             del self.waiting[future]
             future.result()
 
+    def drain(self) -> None:
+        """Wait for all jobs."""
+        self._collect(wait(self.waiting).done)
+
     def __enter__(self) -> BoundedPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._collect(wait(self.waiting).done)
-        finally:
-            self.pool.shutdown(cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
 
 
 def import_tasks(
@@ -198,7 +244,8 @@ def import_tasks(
         The task folders.
 
     Raises:
-        ImportProblem: the source is damaged, unsafe or incomplete. Tasks that were
+        ImportProblem: the source is damaged, unsafe or incomplete, or another process is
+            importing one of its tasks. Tasks that were
             there before are as they were, and what was converted is kept for the next try.
         OSError: a file cannot be written, as on a full disk; the same holds.
     """
@@ -209,16 +256,18 @@ def import_tasks(
     size = None if source.is_dir() else stat.st_size
     unit = {"unit": " files"} if source.is_dir() else {"unit": "B", "unit_scale": True}
     with (
+        ExitStack() as held,
         tqdm(total=size, desc=source.name, **unit) as bar,
         BoundedPool(workers) as pool,
     ):
         for member in folder_members(source, bar) if source.is_dir() else archive_members(source, bar):
             if member.task not in imports:
-                imports[member.task] = TaskImport(member.task, out, rate_hz, kept_hz, origin)
+                imports[member.task] = TaskImport(member.task, out, rate_hz, kept_hz, origin, held)
             for job in imports[member.task].jobs(member):
                 pool.submit(job, member.size_bytes)
-    if not imports:
-        raise ImportProblem(f"{source} holds no HEAR task")
-    for task in imports.values():
-        task.finish()
+        if not imports:
+            raise ImportProblem(f"{source} holds no HEAR task")
+        pool.drain()
+        for task in imports.values():
+            task.finish()
     return [task.final for task in imports.values()]

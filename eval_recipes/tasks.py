@@ -171,8 +171,13 @@ def import_command(source: Path, rate_hz: int, out: Path, workers: int | None) -
     """Import SOURCE, a HEAR task archive (tar, tar.gz) or folder, resampled."""
     try:
         folders = import_tasks(source, out, rate_hz, workers)
-    except (ImportProblem, OSError) as problem:
+    except ImportProblem as problem:
         raise click.ClickException(str(problem)) from problem
+    except OSError as problem:
+        raise click.ClickException(
+            f"{problem.filename or source}: {problem.strerror or problem}; what is converted is kept in "
+            f"{out}, and the same command resumes from there"
+        ) from problem
     for folder in folders:
         click.echo(f"{folder}: {count_clips(folder)} clips at {rate_hz} Hz")
         if warning := faintness(folder, rate_hz):

@@ -27,7 +27,7 @@ def test_both_layouts_arrive_resampled(tmp_path, prefix):
     archive = write_tar(tmp_path / "a.tar.gz", task_files(), prefix)
     [folder] = import_tasks(archive, tmp_path / "tasks", 16_000)
     assert folder == tmp_path / "tasks" / NAME
-    assert [entry.name for entry in (tmp_path / "tasks").iterdir()] == [NAME]
+    assert sorted(entry.name for entry in (tmp_path / "tasks").iterdir()) == [f".{NAME}.lock", NAME]
     assert {entry.name for entry in folder.iterdir()} == {
         "16000",
         "task_metadata.json",
@@ -71,7 +71,7 @@ def test_a_second_rate_joins_the_first(tmp_path):
     import_tasks(archive, tmp_path / "tasks", 16_000)
     [folder] = import_tasks(archive, tmp_path / "tasks", 32_000)
     assert {entry.name for entry in folder.iterdir() if entry.is_dir()} == {"16000", "32000"}
-    assert [entry.name for entry in (tmp_path / "tasks").iterdir()] == [NAME]
+    assert sorted(entry.name for entry in (tmp_path / "tasks").iterdir()) == [f".{NAME}.lock", NAME]
 
 
 def test_a_complete_task_is_left_alone(tmp_path):
@@ -198,7 +198,9 @@ def test_a_task_that_lost_a_list_or_a_clip_is_mended(tmp_path):
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"splits": []}'])
 def test_metadata_that_tell_nothing_are_named(tmp_path, content):
     files = task_files() | {"task_metadata.json": content}
-    with pytest.raises(ImportProblem, match=r"task_metadata.json (is no JSON file|names no splits)"):
+    with pytest.raises(
+        ImportProblem, match=r"task_metadata.json (is not strict JSON|holds a list|names no splits)"
+    ):
         import_tasks(write_tar(tmp_path / "a.tar.gz", files), tmp_path / "tasks", 16_000)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eval_recipes.embedding.module import Embedding
+from eval_recipes.task_lists import METADATA, VOCABULARY, read_splits
 from eval_recipes.whole_files import whole_file, write_whole
 
 EMBEDDINGS_DONE = ".done.embeddings"
@@ -41,14 +42,16 @@ def copy_task_files(task_dir: Path, out: Path) -> dict[str, dict[str, Any]]:
 
     Returns:
         For each split its clips' names and labels.
+
+    Raises:
+        BrokenTask: a list is damaged, or names something outside its folder; nothing is written.
     """
-    metadata = json.loads((task_dir / "task_metadata.json").read_text())
-    lists = [f"{split}.json" for split in metadata["splits"]]
-    for name in ("task_metadata.json", "labelvocabulary.csv", *lists):
+    splits = read_splits(task_dir)
+    for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in splits)):
         write_whole(out / name, (task_dir / name).read_bytes())
-    for split in metadata["splits"]:
+    for split in splits:
         (out / split).mkdir(exist_ok=True)
-    return {split: json.loads((out / f"{split}.json").read_text()) for split in metadata["splits"]}
+    return splits
 
 
 def is_written(out: Path, split: str, clip: str) -> bool:

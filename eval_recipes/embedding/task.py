@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from eval_recipes.embedding.output_folder import BEGUN, Found, begin, locked, lo
 from eval_recipes.embedding.processes import Processes
 from eval_recipes.results import SCORES
 from eval_recipes.task_checks import TaskProblem, check_task_audio
+from eval_recipes.task_lists import read_metadata, read_splits, read_vocabulary
 
 
 class TaskEmbedder:
@@ -69,12 +69,11 @@ class TaskEmbedder:
         seconds = self.processes.first_does(prepare, TaskProblem)
         if seconds is None:
             return "already embedded"
-        metadata = json.loads((out / "task_metadata.json").read_text())
-        splits = {split: json.loads((out / f"{split}.json").read_text()) for split in metadata["splits"]}
+        splits = read_splits(out)
         todo = [(split, clip) for split, clips in splits.items() for clip in clips if clip in seconds[split]]
         audio = task_dir / str(self.module.sample_rate_hz)
         clips = [Clip(audio / split / clip, seconds[split][clip]) for split, clip in todo]
-        over_time = metadata["embedding_type"] == "event"
+        over_time = read_metadata(out).get("embedding_type") == "event"
         self.processes.each_does(lambda: self._embed_share(out, splits, todo, clips, over_time), TaskProblem)
         self.processes.first_does(lambda: self._finish(task_dir, out, splits, clips, start), TaskProblem)
         kept = sum(map(len, splits.values())) - len(clips)
@@ -90,6 +89,7 @@ class TaskEmbedder:
         found = look_into(out, identity, redo)
         if found is Found.ALL:
             return None
+        read_vocabulary(task_dir)
         frames = check_task_audio(task_dir, self.module.sample_rate_hz)
         if found is Found.OTHERS and (out / SCORES).exists():
             click.echo(f"  the scores in {out} go with the embeddings that they are of", err=True)

@@ -7,8 +7,6 @@ float32), `.embedding-dimensions.json`, `.target-labels.pkl`, and for event task
 
 from __future__ import annotations
 
-import csv
-import json
 import pickle
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eval_recipes.task_checks import TaskProblem
+from eval_recipes.task_lists import read_metadata, read_split, read_vocabulary
+from hear_dasheng.files.strict_json import JsonProblem, read_json
 
 FOLD_MODES = ("new_split_kfold", "presplit_kfold")
+LARGEST_TIMES_BYTES = 1 << 31
+"""Of a split's timestamps: some 60 bytes a frame, so a week of frames of 20 ms."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,11 @@ class TaskData:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.metadata: dict[str, Any] = self._json("task_metadata.json")
+        self.metadata: dict[str, Any] = read_metadata(folder)
         self.is_event_task = self._one_of("embedding_type", ("scene", "event")) == "event"
         self.is_multilabel = self._one_of("prediction_type", ("multiclass", "multilabel")) == "multilabel"
         self.metrics: list[str] = self.metadata["evaluation"]
-        self.label_to_index = self._read_vocabulary()
+        self.label_to_index = read_vocabulary(folder)
         self._splits: dict[str, Split] = {}
 
     @property
@@ -124,7 +126,7 @@ class TaskData:
         """Events (label, start and end in ms) of each file of an event task's splits."""
         events: dict[str, list[dict[str, Any]]] = {}
         for name in names:
-            of_split = self._json(f"{name}.json")
+            of_split = read_split(self.folder, name)
             if twice := events.keys() & of_split.keys():
                 raise TaskProblem(f"{self.folder}: {min(twice)} is in two splits of {names}")
             events |= of_split
@@ -134,22 +136,15 @@ class TaskData:
         path = self.folder / name
         if not path.is_file():
             raise TaskProblem(f"{path} is missing: the task is only half embedded; embed it again")
-        return json.loads(path.read_text())
+        try:
+            return read_json(path, largest_bytes=LARGEST_TIMES_BYTES)
+        except JsonProblem as error:
+            raise TaskProblem(f"{error}; embed the task again") from error
 
     def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
         if self.metadata[key] not in allowed:
             raise TaskProblem(f"{key} {self.metadata[key]!r} is none of {', '.join(allowed)}")
         return self.metadata[key]
-
-    def _read_vocabulary(self) -> dict[str, int]:
-        path = self.folder / "labelvocabulary.csv"
-        if not path.is_file():
-            raise TaskProblem(f"{path} is missing; embed the task again")
-        with path.open(newline="") as opened:
-            vocabulary = {row["label"]: int(row["idx"]) for row in csv.DictReader(opened)}
-        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise TaskProblem(f"{path}: the indices of {len(vocabulary)} labels are not 0 to their number")
-        return vocabulary
 
     def _read_embeddings(self, name: str) -> Float[Tensor, "rows features"]:
         rows, features = self._json(f"{name}.embedding-dimensions.json")
