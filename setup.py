@@ -109,6 +109,7 @@ setup(
             "info = hear_dasheng.commands:info",
             "export = hear_dasheng.commands:export",
             "tag = hear_dasheng.tag:tag",
+            "doctor = hear_dasheng.doctor:doctor",
             "pretrain = pretrain.train:pretrain",
             "finetune = pretrain.finetune:finetune",
             "validate = eval_recipes.official:validate",
@@ -119,6 +120,11 @@ setup(
             "tasks = eval_recipes.tasks:tasks",
             "report = eval_recipes.report:report",
             "demo = eval_recipes.demo:demo",
+        ],
+        "hear_dasheng.doctor": [
+            "embedding = hear_dasheng.diagnosis.embedding:EmbeddingCheck",
+            "training = pretrain.diagnosis:TrainingCheck",
+            "scoring = eval_recipes.diagnosis:ProbeCheck",
         ],
     },
 )

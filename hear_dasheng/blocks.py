@@ -45,7 +45,7 @@ def attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "windows heads queries width"]:
     """Scaled dot-product attention, torch's fused kernel wherever that is fastest."""
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and not cpu_training.are_operators_plain():
         if dropout or torch.is_grad_enabled():
             return cpu_training.attend(q, k, v, is_valid, dropout)
         if q.dtype == torch.bfloat16:

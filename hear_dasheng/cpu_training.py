@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +17,27 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
+
+_are_operators_plain = False
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Compute linear layers and attention with torch's defaults inside the block.
+
+    This is the reference of `hear-dasheng doctor`: what the fast paths must agree with.
+    """
+    global _are_operators_plain
+    before, _are_operators_plain = _are_operators_plain, True
+    try:
+        yield
+    finally:
+        _are_operators_plain = before
+
+
+def are_operators_plain() -> bool:
+    """Whether `plain_operators` is in force."""
+    return _are_operators_plain
 
 
 class OneDnnLinear(torch.autograd.Function):
@@ -60,6 +83,7 @@ def can_use_onednn(x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "out
     is_fp32_on_cpu = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
     return (
         is_fp32_on_cpu
+        and not _are_operators_plain
         and x.ndim > 1
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

@@ -1,0 +1,1 @@
+"""What `hear-dasheng doctor` looks at: the system, devices, file formats, embeddings; and its report."""
