@@ -15,9 +15,10 @@ from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.official import sigterm_interrupts
 from eval_recipes.results import task_folders
 from eval_recipes.task_loop import for_each_task
+from hear_dasheng.files.failures import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("module")
 @model_option
 @click.option(

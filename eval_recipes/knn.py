@@ -43,11 +43,12 @@ from eval_recipes.neighbours.embedded_clips import Embedder, embedded_clips, mod
 from eval_recipes.neighbours.embedded_parts import StoredProblem
 from eval_recipes.neighbours.result_files import result_of, write_results
 from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
+from hear_dasheng.files.failures import Command
 
 PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 
 
-@click.command("knn")
+@click.command("knn", cls=Command)
 @click.argument("module")
 @model_option
 @click.option("--dataset", "name", required=True, metavar="NAME", help=f"{', '.join((*READERS, *OWN))}.")

@@ -25,6 +25,7 @@ from eval_recipes.reporting.tables import domain_means_csv, knn_csv, markdown, s
 from eval_recipes.reporting.wording import findings
 from eval_recipes.results import NoTasks
 from eval_recipes.task_files import write_whole
+from hear_dasheng.files.failures import Command
 
 
 def build_report(
@@ -137,7 +138,7 @@ def write_report(report: Report, out: Path) -> list[Path]:
     return [out / name for name in contents]
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument(
     "embedding_dirs",
     nargs=-1,

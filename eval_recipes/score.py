@@ -28,10 +28,11 @@ from eval_recipes.scoring.score_file import SCORER, combine
 from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
 from eval_recipes.task_loop import for_each_task
+from hear_dasheng.files.failures import Command
 from process_memory import keep_freed_memory
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option(
     "--seeds",

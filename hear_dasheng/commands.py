@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hear_dasheng.files.failures import Command
 from hear_dasheng.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ SHOWN_CLASSES = 8
 ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("size", type=click.Choice(list(SIZES)))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Draws the weights.")
@@ -32,7 +33,7 @@ def init(size: str, path: Path, seed: int) -> None:
     click.echo(f"An untrained {size} encoder (seed {seed}) is in {path}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint")
 @click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
 def info(checkpoint: str, num_heads: int | None) -> None:
@@ -77,7 +78,7 @@ def _head_in_words(classifier: Classifier) -> str:
     return f"a classifier's head: {len(names)} classes, {kind} ({shown}); hear-dasheng tag uses it"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hear_dasheng.files.failures import Command
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -23,7 +25,7 @@ ERRORS = (ValueError, OSError)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--model",
