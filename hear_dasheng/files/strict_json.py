@@ -84,10 +84,10 @@ def parse_json(content: bytes | str, origin: str, *, allow_nan: bool = False, de
         JsonProblem: it is not UTF-8 or not JSON, an object has one key twice, a string holds a lone
             surrogate, an integer has more than 64 bits, a number is not finite, or the nesting is too deep.
 
-    >>> parse_json('{"a": 1, "a": 2}', "a.json")
+    >>> parse_json('{"a": 1, "a": 2}', "x")
     Traceback (most recent call last):
     ...
-    hear_dasheng.files.strict_json.JsonProblem: a.json is not strict JSON: the key 'a' occurs twice in an object
+    hear_dasheng.files.strict_json.JsonProblem: x is not strict JSON: the key 'a' occurs twice in an object
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
