@@ -112,7 +112,7 @@ def knn(
     if not chosen.temperature > 0:
         raise click.BadParameter(f"--temperature is {chosen.temperature}; it must be above 0")
     _check_device(device)
-    with _said_plainly(out):
+    with _said_plainly():
         import_module(module)  # a misspelt name is told before the data set is looked at
         identity = embedder.identity() | own_identity(name, data)
         folder = out / model_folder(identity) / folder_name(name, data, own_name)
@@ -142,17 +142,12 @@ def knn(
 
 
 @contextmanager
-def _said_plainly(out: Path) -> Iterator[None]:
-    """Problems of the data, the module or the disk in a line, without a traceback."""
+def _said_plainly() -> Iterator[None]:
+    """Report problems of the data and the module in a line, without a traceback."""
     try:
         yield
     except PROBLEMS as problem:
         raise click.ClickException(str(problem)) from problem
-    except OSError as problem:
-        raise click.ClickException(
-            f"{problem.filename or out} cannot be read or written: {problem.strerror or problem}. Mend that "
-            "(permissions, space on the disk) and give the same command again; what is embedded is kept"
-        ) from problem
 
 
 def _say_what_it_is(dataset: ClipList) -> None:

@@ -12,7 +12,6 @@ import soundfile
 import soxr
 
 from eval_recipes.archives import ImportProblem
-from eval_recipes.whole_files import write_whole as write_whole
 
 WAV_HEADER_BYTES = 44
 FAINT_PEAK = 16 / 32768

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from eval_recipes.archives import ImportProblem, Member, archive_members, folder_members
 from eval_recipes.task_files import lists_of, missing_files, resample
-from eval_recipes.whole_files import remove_partial, write_whole
+from hear_dasheng.files.atomic import flush, remove_partials, write_atomically
 
 IN_FLIGHT_PER_WORKER = 4
 IN_FLIGHT_BYTES = 1 << 29
@@ -67,7 +67,7 @@ class TaskImport:
         if not self.lacking_hz:
             return []
         if member.rate_hz is None:
-            return [partial(write_whole, self.partial / member.path, member.read())]
+            return [partial(write_atomically, self.partial / member.path, member.read(), is_durable=False)]
         self.source_rate_hz = self.source_rate_hz or member.rate_hz
         is_source = member.rate_hz == self.source_rate_hz
         targets: dict[Path, bool] = {}  # whether what the source holds there is at that rate
@@ -94,7 +94,7 @@ class TaskImport:
             raise ImportProblem(f"{member.task}/{member.path} cannot be decoded: {error}") from error
         with self.writing:
             if is_original or target not in self.originals:
-                write_whole(target, converted)
+                write_atomically(target, converted, is_durable=False)
 
     def finish(self) -> None:
         """Give the complete task its place.
@@ -114,7 +114,8 @@ class TaskImport:
         for folder in self.partial.iterdir():
             if folder.is_dir() and folder.name.isdigit() and int(folder.name) not in self.lacking_hz:
                 shutil.rmtree(folder)  # of an earlier import that wanted more
-        remove_partial(self.partial)
+        remove_partials(self.partial)
+        flush(self.partial)  # once for all clips, which were written without
         if self.final.exists():
             self._join()
         else:
@@ -132,7 +133,7 @@ class TaskImport:
                     "move it away, or import into another folder"
                 )
         for name in lists:
-            write_whole(self.final / name, (self.partial / name).read_bytes())
+            write_atomically(self.final / name, (self.partial / name).read_bytes())
         for rate_hz in self.lacking_hz:
             audio = self.final / str(rate_hz)
             if audio.exists():

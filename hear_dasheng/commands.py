@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES = 8
 
-ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError)
-
 
 @click.command(cls=Command)
 @click.argument("size", type=click.Choice(list(SIZES)))
@@ -28,7 +26,7 @@ def init(size: str, path: Path, seed: int) -> None:
 
     try:
         export(new_encoder(size, seed), path)
-    except ERRORS as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"An untrained {size} encoder (seed {seed}) is in {path}")
 
@@ -50,7 +48,7 @@ def info(checkpoint: str, num_heads: int | None) -> None:
         content = read_checkpoint(path)
         classifier = classifier_of(*content, num_heads) if has_head(content[1]) else None
         encoder = encoder_of(*content, num_heads) if classifier is None else classifier.encoder
-    except ERRORS as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
     config = encoder.config
     shape = (config.dim, config.depth, config.heads)
@@ -97,6 +95,6 @@ def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | Non
     try:
         layout = layout or ("published" if path.suffix == ".pt" else "huggingface")
         write(load_encoder(locate(checkpoint), num_heads), path, layout)
-    except ERRORS as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Written to {path} in the {layout} layout")

@@ -8,9 +8,6 @@ Two layouts: `mispeech/dasheng-*`'s folder (`config.json`, `preprocessor_config.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +20,7 @@ from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
+from hear_dasheng.files.atomic import atomic_path, remembering_file
 from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
 from hear_dasheng.published_options import encoder_kwargs
 
@@ -51,7 +49,7 @@ def export(encoder: Encoder, path: str | Path, layout: str = "huggingface") -> P
     with written_at(path, layout) as partial:
         if layout == "published":
             content = {"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}
-            with partial.open("wb") as file:  # given a path, torch would write its name into the file
+            with remembering_file(partial) as file:  # given a path, torch would write its name into the file
                 torch.save(content, file)
         else:
             write_folder(encoder, partial)
@@ -125,20 +123,5 @@ def written_at(path: str | Path, layout: str) -> Iterator[Path]:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(FORMATS)}")
     if path.exists():
         raise FileExistsError(f"{path} exists already; delete it or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_complete(path) as partial:
+    with atomic_path(path) as partial:
         yield partial
-
-
-@contextmanager
-def renamed_when_complete(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path`, or vanishes if writing fails."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
-        raise

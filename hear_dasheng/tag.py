@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hear_dasheng.files.failures import Command
+from hear_dasheng.files.failures import Command, shown
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -71,35 +70,21 @@ def tag(
         tagger = load_tagger(model, **options)
         tagger.check_step(step_s)
         record = Record(json_path, what_tags(model, tagger, step_s, top, options), top)
-    except ERRORS as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
-    with _told_as_unwritten(json_path):
-        try:
-            tags = _tag_each(files, tagger, record, step_s, needs_all=plot_path is not None)
-        finally:
-            record.save()
+    try:
+        tags = _tag_each(files, tagger, record, step_s, needs_all=plot_path is not None)
+    finally:
+        record.save()
     if plot_path is not None and tags:
         from hear_dasheng.tag_plot import draw_tags
 
-        with _told_as_unwritten(plot_path):
-            draw_tags(tags, tagger.class_names, plot_path, top)
+        draw_tags(tags, tagger.class_names, plot_path, top)
         click.echo(f"Drawn: {plot_path}")
     if json_path is not None:
         click.echo(f"Written: {json_path}")
-    if failed := [file for file in files if str(file) in record.not_tagged]:
+    if failed := [file for file in files if shown(file) in record.not_tagged]:
         raise click.ClickException(f"{len(failed)} of {len(files)} files could not be tagged; see above")
-
-
-@contextmanager
-def _told_as_unwritten(path: Path | None) -> Iterator[None]:
-    """Tell of a full disk as of one, and stop; files that cannot be read are told one by one."""
-    try:
-        yield
-    except OSError as error:
-        raise click.ClickException(
-            f"could not write {path}: {error.strerror or error}; stopped. Make room, or name another place, "
-            "and give the same command again"
-        ) from error
 
 
 def _check_plot(plot_path: Path | None, n_files: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hear_dasheng.export import renamed_when_complete
+from hear_dasheng.files.atomic import atomic_file
 from hear_dasheng.tagger import Tags
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def draw_tags(tags: Mapping[str, Tags], class_names: Sequence[str], path: Path, 
         top: labels of each file, at most.
     """
     figure = tags_figure(tags, class_names, top)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_complete(path) as partial, partial.open("wb") as file:
+    with atomic_file(path) as file:
         figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=130)
 
 

@@ -14,7 +14,7 @@ from eval_recipes.datasets.clips import ClipList
 from eval_recipes.neighbours.accuracy import Accuracy, mean_and_spread, together
 from eval_recipes.neighbours.classify import Choices, protocol_of
 from eval_recipes.neighbours.pictures import confusion_png
-from eval_recipes.task_files import write_whole
+from hear_dasheng.files.atomic import write_atomically
 
 SUFFIX = ".knn.json"
 
@@ -68,8 +68,8 @@ def write_results(
     confusion = together(list(found.values())).confusion
     heading = f"{result['title']}: {100 * result['accuracy']:.1f} %, {choices.name}"
     name = f"{choices.name}{_version(dataset)}"
-    write_whole(folder / f"{name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
-    write_whole(folder / f"{name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
+    write_atomically(folder / f"{name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
+    write_atomically(folder / f"{name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
     path = folder / f"{name}{SUFFIX}"
     provenance.write_json(path, result)
     return path

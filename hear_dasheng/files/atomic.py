@@ -44,7 +44,7 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     try:
         yield partial
         if is_durable:
-            _flush(partial)
+            flush(partial)
         _replace(partial, path)
         if is_durable:
             _flush_entry(path.parent)
@@ -62,16 +62,22 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
 @contextmanager
 def atomic_file(path: Path, *, is_durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` when the block ends without an error; see `atomic_path`."""
-    with atomic_path(path, is_durable=is_durable) as partial:
-        raw = _RememberingFile(partial, "xb")
-        try:
-            with io.BufferedWriter(raw) as file:
-                yield file
-                file.flush()
-        except Exception as error:
-            if raw.failure is None or raw.failure is error:
-                raise
-            raise raw.failure from error
+    with atomic_path(path, is_durable=is_durable) as partial, remembering_file(partial) as file:
+        yield file
+        file.flush()
+
+
+@contextmanager
+def remembering_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new binary file; if writing to it fails, raise that error, not what a library made of it."""
+    raw = _RememberingFile(path, "xb")
+    try:
+        with io.BufferedWriter(raw) as file:
+            yield file
+    except Exception as error:
+        if raw.failure is None or raw.failure is error:
+            raise
+        raise raw.failure from error
 
 
 class _RememberingFile(io.FileIO):
@@ -104,13 +110,13 @@ def system_error(error: BaseException) -> OSError | None:
         return None
     if isinstance(error, OSError):
         return error if error.errno is not None else None
-    number = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, Exception) else None
+    number = re.search(r"(?:os error|code:) (\d+)", str(error)) if isinstance(error, Exception) else None
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | str, *, is_durable: bool = True) -> None:
     """Write a small file atomically; text is encoded as UTF-8."""
-    with atomic_file(path) as file:
+    with atomic_file(path, is_durable=is_durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -152,8 +158,8 @@ def _replace(partial: Path, path: Path) -> None:
     remove(aside)
 
 
-def _flush(path: Path) -> None:
-    """Flush a file, or each file and folder of a tree, to the disk."""
+def flush(path: Path) -> None:
+    """Flush a file, or each file and folder of a tree, to the disk; quick where they are there already."""
     if not path.is_dir():
         _flush_entry(path)
         return
