@@ -44,6 +44,7 @@ from eval_recipes.neighbours.embedded_parts import StoredProblem
 from eval_recipes.neighbours.result_files import result_of, write_results
 from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
 from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import FiniteRange
 
 PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 
@@ -66,7 +67,13 @@ PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 )
 @click.option("--k", default=10, show_default=True, type=click.IntRange(1), help="Neighbours that vote.")
 @click.option("--weights", default="uniform", show_default=True, type=click.Choice(WEIGHTS))
-@click.option("--temperature", default=TEMPERATURE, show_default=True, help="Of softmax weights.")
+@click.option(
+    "--temperature",
+    default=TEMPERATURE,
+    show_default=True,
+    type=FiniteRange(0, min_open=True),
+    help="Of softmax weights.",
+)
 @click.option(
     "--metric",
     default="cosine",
@@ -109,8 +116,6 @@ def knn(
     """
     chosen, started = Choices(**choices), time.monotonic()
     embedder = Embedder(module, model, parse_options(model_options), device)
-    if not chosen.temperature > 0:
-        raise click.BadParameter(f"--temperature is {chosen.temperature}; it must be above 0")
     _check_device(device)
     with _said_plainly():
         import_module(module)  # a misspelt name is told before the data set is looked at

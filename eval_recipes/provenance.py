@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.failures import shown
 from safe_download.checksum import blocks_of
 
 PACKAGES = (
@@ -134,7 +135,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def circumstances(seconds: float) -> dict[str, Any]:
     """How this process makes a result: its command, versions, and how long it took."""
-    return {"command": " ".join(sys.argv), "versions": versions(), "seconds": round(seconds, 3)}
+    return {"command": shown(" ".join(sys.argv)), "versions": versions(), "seconds": round(seconds, 3)}
 
 
 def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:

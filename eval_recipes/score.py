@@ -38,7 +38,7 @@ from process_memory import keep_freed_memory
     "--seeds",
     default=1,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1000),
     help=f"Runs, from seed {OFFICIAL_SEED} on.",
 )
 @click.option(

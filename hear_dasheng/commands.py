@@ -33,7 +33,9 @@ def init(size: str, path: Path, seed: int) -> None:
 
 @click.command(cls=Command)
 @click.argument("checkpoint")
-@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+)
 def info(checkpoint: str, num_heads: int | None) -> None:
     """Tell what CHECKPOINT (path, published name, Hub id or URL) holds."""
     from hear_dasheng.checkpoint import encoder_of
@@ -85,7 +87,9 @@ def _head_in_words(classifier: Classifier) -> str:
     type=click.Choice(["huggingface", "published"]),
     help="A mispeech/dasheng-* folder (default), or the package dasheng's .pt (default for *.pt).",
 )
-@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+)
 def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | None) -> None:
     """Rewrite CHECKPOINT (path, published name, Hub id or URL) at PATH in another layout."""
     from hear_dasheng.checkpoint import load_encoder

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hear_dasheng.files.failures import Command, shown
+from hear_dasheng.files.number_options import FiniteRange
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -32,7 +33,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="A checkpoint with a classifier: path, published name or URL.",
 )
-@click.option("--step", "step_s", type=float, help="Seconds; by default the encoder's window, 10.08.")
+@click.option(
+    "--step",
+    "step_s",
+    type=FiniteRange(0, min_open=True),
+    help="Seconds; by default the encoder's window, 10.08.",
+)
 @click.option(
     "--top",
     default=5,
@@ -46,7 +52,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"]))
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
-@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+)
 def tag(
     files: tuple[Path, ...],
     model: str,
@@ -124,7 +132,7 @@ def _tag_each(
                     tags = tagger.tag_file(file, step_s, partial(_show, bar))
                 entry = record.new_entry(file, tags, tagger.class_names)
                 if needs_all:
-                    all_tags[str(file)] = tags
+                    all_tags[shown(file)] = tags
             lacking = shortfall(file)
         except ERRORS as error:
             click.echo(f"not tagged: {error}", err=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eval_recipes.embedding.module import Embedding
+from eval_recipes.task_checks import TaskProblem
 from hear_dasheng.files.atomic import atomic_file, write_atomically
 
 EMBEDDINGS_DONE = ".done.embeddings"
@@ -114,7 +115,7 @@ def _join(out: Path, split: str, files: list[Path]) -> None:
     n_rows = dimensions = 0
     with atomic_file(out / f"{split}.embeddings.npy") as joined:
         for file in files:
-            values = np.load(file).astype(np.float32)
+            values = _embedding_in(file)
             clip = str(file).removesuffix(".embedding.npy")
             clip_labels = json.loads(Path(f"{clip}.target-labels.json").read_text())
             if values.ndim == 2:
@@ -129,3 +130,15 @@ def _join(out: Path, split: str, files: list[Path]) -> None:
     if moments:
         write_atomically(out / f"{split}.filename-timestamps.json", json.dumps(moments, indent=4))
     write_atomically(out / f"{split}.embedding-dimensions.json", json.dumps((n_rows, dimensions)))
+
+
+def _embedding_in(file: Path) -> np.ndarray:
+    try:
+        values = np.load(file)  # refuses pickled objects
+        if values.dtype.kind != "f" or values.ndim not in (1, 2):
+            raise ValueError(f"it holds {values.dtype} of the shape {values.shape}")
+    except (ValueError, EOFError) as error:
+        raise TaskProblem(
+            f"{file} is damaged ({error}); delete it and give the same command again"
+        ) from error
+    return values.astype(np.float32)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -232,7 +232,7 @@ def _pieces(
     held: tuple[Path, list[str]] | None, parts: Mapping[Path, Sequence[str]]
 ) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     if held:
-        vectors = np.load(held[0], mmap_mode="r")
+        vectors = _mapped(*held, "r")
         for start in range(0, len(held[1]), COPIED_ROWS):
             yield held[1][start : start + COPIED_ROWS], vectors[start : start + COPIED_ROWS]
     for file, keys in parts.items():
@@ -240,8 +240,23 @@ def _pieces(
             yield keys, part["vectors"]
 
 
+def _mapped(path: Path, keys: Sequence[str], mode: Literal["r", "c"]) -> np.ndarray:
+    """Return a file's vectors, mapped.
+
+    Raises:
+        StoredProblem: they are not as many as their keys, or something else than vectors.
+    """
+    try:
+        vectors = np.load(path, mmap_mode=mode)  # refuses pickled objects
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(keys):
+            raise ValueError(f"it holds {vectors.dtype} of the shape {vectors.shape} for {len(keys)} clips")
+    except (ValueError, EOFError) as error:
+        raise StoredProblem(f"{path} is damaged ({error}); --redo embeds again") from error
+    return vectors
+
+
 def _rows(path: Path, keys: Sequence[str], clips: Mapping[str, Path]) -> np.ndarray:
-    vectors = np.load(path, mmap_mode="c")
+    vectors = _mapped(path, keys, "c")
     if list(keys[: len(clips)]) == list(clips):
         return vectors[: len(clips)]
     row_of = {key: row for row, key in enumerate(keys)}
