@@ -16,6 +16,7 @@ import click
 from eval_recipes import synthetic_tasks
 from eval_recipes.official import require_tools, run_tool
 from eval_recipes.results import primary_score
+from hear_dasheng.files.failures import Command
 
 TASKS = (
     synthetic_tasks.scene_multiclass,
@@ -138,7 +139,7 @@ def results_table(out: Path) -> str:
     return "\n".join(blocks)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--out", default="demo", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 def demo(out: Path) -> None:
     """Pretrain a tiny model, and score it beside two others on three small HEAR tasks.

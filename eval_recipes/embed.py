@@ -15,9 +15,11 @@ from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.official import sigterm_interrupts
 from eval_recipes.results import task_folders
 from eval_recipes.task_loop import for_each_task
+from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import FiniteRange
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("module")
 @model_option
 @click.option(
@@ -30,7 +32,7 @@ from eval_recipes.task_loop import for_each_task
 @click.option("--model-options", default="{}", help="JSON options for load_model.")
 @click.option(
     "--batch-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, 1e6, min_open=True),
     help="Audio embedded together, padding included [default: 120 on a CPU, 640 on a GPU].",
 )
 @click.option("--redo", is_flag=True, help="Replace embeddings that are there already.")

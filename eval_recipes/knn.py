@@ -43,11 +43,13 @@ from eval_recipes.neighbours.embedded_clips import Embedder, embedded_clips, mod
 from eval_recipes.neighbours.embedded_parts import StoredProblem
 from eval_recipes.neighbours.result_files import result_of, write_results
 from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
+from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import FiniteRange
 
 PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 
 
-@click.command("knn")
+@click.command("knn", cls=Command)
 @click.argument("module")
 @model_option
 @click.option("--dataset", "name", required=True, metavar="NAME", help=f"{', '.join((*READERS, *OWN))}.")
@@ -65,7 +67,13 @@ PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 )
 @click.option("--k", default=10, show_default=True, type=click.IntRange(1), help="Neighbours that vote.")
 @click.option("--weights", default="uniform", show_default=True, type=click.Choice(WEIGHTS))
-@click.option("--temperature", default=TEMPERATURE, show_default=True, help="Of softmax weights.")
+@click.option(
+    "--temperature",
+    default=TEMPERATURE,
+    show_default=True,
+    type=FiniteRange(0, min_open=True),
+    help="Of softmax weights.",
+)
 @click.option(
     "--metric",
     default="cosine",
@@ -108,10 +116,8 @@ def knn(
     """
     chosen, started = Choices(**choices), time.monotonic()
     embedder = Embedder(module, model, parse_options(model_options), device)
-    if not chosen.temperature > 0:
-        raise click.BadParameter(f"--temperature is {chosen.temperature}; it must be above 0")
     _check_device(device)
-    with _said_plainly(out):
+    with _said_plainly():
         import_module(module)  # a misspelt name is told before the data set is looked at
         identity = embedder.identity() | own_identity(name, data)
         folder = out / model_folder(identity) / folder_name(name, data, own_name)
@@ -141,17 +147,12 @@ def knn(
 
 
 @contextmanager
-def _said_plainly(out: Path) -> Iterator[None]:
-    """Problems of the data, the module or the disk in a line, without a traceback."""
+def _said_plainly() -> Iterator[None]:
+    """Report problems of the data and the module in a line, without a traceback."""
     try:
         yield
     except PROBLEMS as problem:
         raise click.ClickException(str(problem)) from problem
-    except OSError as problem:
-        raise click.ClickException(
-            f"{problem.filename or out} cannot be read or written: {problem.strerror or problem}. Mend that "
-            "(permissions, space on the disk) and give the same command again; what is embedded is kept"
-        ) from problem
 
 
 def _say_what_it_is(dataset: ClipList) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from hear_dasheng.files.strict_json import JsonProblem, parse_json
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 NAME = re.compile(r"https?://.+|[\w-][\w.-]*(/[\w-][\w.-]*){0,2}")
@@ -27,12 +28,12 @@ class PathOrName(click.ParamType):
         """Refuse what is neither; whether a module knows a name is its own to say."""
         is_file_name = value.count("/") < 2 and value.endswith(WEIGHTS_SUFFIXES) and "://" not in value
         path = Path(value).expanduser()
-        if value and path.exists():
+        if value and _exists(str(path)):
             return str(path)
         if is_file_name or not NAME.fullmatch(value):
             self.fail(
-                f"there is no file or folder {value!r} (seen from {Path.cwd()}), and it is no name, such as "
-                "the Hub id owner/name, either",
+                f"there is no file or folder {_short(value)} (seen from {Path.cwd()}), and it is no name, "
+                "such as the Hub id owner/name, either",
                 param,
                 ctx,
             )
@@ -49,16 +50,29 @@ model_option = click.option(
 def parse_options(text: str) -> dict[str, Any]:
     """`--model-options` as a dict, or an error that quotes it."""
     try:
-        options = json.loads(text)
-    except ValueError as error:
-        remedy = USE_MODEL if Path(text).exists() else """write an object such as '{"layers": 5}'"""
-        raise click.BadParameter(f"--model-options {text!r} is not JSON ({error}); {remedy}") from error
+        options = parse_json(text, f"--model-options {_short(text)}")
+    except JsonProblem as error:
+        remedy = USE_MODEL if _exists(text) else """write an object such as '{"layers": 5}'"""
+        raise click.BadParameter(f"{error}; {remedy}") from error
     if not isinstance(options, dict):
-        raise click.BadParameter(f'--model-options {text!r} must be a JSON object such as {{"layers": 5}}')
+        raise click.BadParameter(
+            f'--model-options {_short(text)} must be a JSON object such as {{"layers": 5}}'
+        )
     for key, value in options.items():
         if WEIGHTS_KEYS.fullmatch(key) and isinstance(value, str):
-            raise click.BadParameter(f"--model-options {text!r} has the key {key!r}; {USE_MODEL}")
+            raise click.BadParameter(f"--model-options {_short(text)} has the key {key!r}; {USE_MODEL}")
     return options
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
 
 
 def refuse_weights_among_options(load_model: Callable[..., Any], options: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ import click
 
 from eval_recipes.model_arguments import cannot_load, parse_options
 from eval_recipes.official_pins import INSTALL_COMMAND, TOOLS
+from hear_dasheng.files.failures import Command
 
 
 def require_tools() -> None:
@@ -93,7 +94,7 @@ def _environment() -> dict[str, str]:
     return dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
 @click.argument("module")
 @click.option("--model-options", default="{}", help="JSON options for load_model (ours; the tool has none).")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)

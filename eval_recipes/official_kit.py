@@ -36,6 +36,7 @@ from eval_recipes.results import (
 from eval_recipes.scored_task import summary
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 from eval_recipes.task_loop import for_each_task
+from hear_dasheng.files.failures import Group
 
 LOG_TAIL_LINES = 25
 
@@ -47,7 +48,7 @@ def _fail_with_log(what: str, code: int, log: Path | None) -> TaskProblem:
     return TaskProblem(f"{what} ended with exit code {code}; the end of {log}:\n    " + "\n    ".join(tail))
 
 
-@click.group()
+@click.group(cls=Group)
 def heareval() -> None:
     """Run HEAR's official evaluation kit, heareval."""
 

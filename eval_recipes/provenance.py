@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eval_recipes.whole_files import whole_file
+from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.failures import shown
 from safe_download.checksum import blocks_of
 
 PACKAGES = (
@@ -128,14 +129,13 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON, whole or not there."""
-    with whole_file(path) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    """Write strict JSON atomically."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def circumstances(seconds: float) -> dict[str, Any]:
     """How this process makes a result: its command, versions, and how long it took."""
-    return {"command": " ".join(sys.argv), "versions": versions(), "seconds": round(seconds, 3)}
+    return {"command": shown(" ".join(sys.argv)), "versions": versions(), "seconds": round(seconds, 3)}
 
 
 def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:

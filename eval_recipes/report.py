@@ -24,7 +24,8 @@ from eval_recipes.reporting.score_files import TaskResult, read_embedding_folder
 from eval_recipes.reporting.tables import domain_means_csv, knn_csv, markdown, scores_csv
 from eval_recipes.reporting.wording import findings
 from eval_recipes.results import NoTasks
-from eval_recipes.task_files import write_whole
+from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.failures import Command
 
 
 def build_report(
@@ -130,14 +131,14 @@ def write_report(report: Report, out: Path) -> list[Path]:
     """Write the report's files; each is whole or not there, and none of an earlier report stays."""
     contents = report_files(report)
     for name, content in contents.items():
-        write_whole(out / name, content)
+        write_atomically(out / name, content)
     for name in OPTIONAL_FILES:
         if name not in contents:
             (out / name).unlink(missing_ok=True)
     return [out / name for name in contents]
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @click.argument(
     "embedding_dirs",
     nargs=-1,

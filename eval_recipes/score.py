@@ -28,16 +28,17 @@ from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
 from eval_recipes.task_lists import read_metadata
 from eval_recipes.task_loop import for_each_task
+from hear_dasheng.files.failures import Command
 from process_memory import keep_freed_memory
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option(
     "--seeds",
     default=1,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1000),
     help=f"Runs, from seed {OFFICIAL_SEED} on.",
 )
 @click.option(

@@ -10,7 +10,6 @@ import soundfile
 import soxr
 
 from eval_recipes.task_lists import METADATA, VOCABULARY, read_metadata, read_split, read_splits
-from eval_recipes.whole_files import write_whole as write_whole
 
 WAV_HEADER_BYTES = 44
 RATES_HZ = (1000, 1_000_000)

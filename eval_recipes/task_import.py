@@ -23,8 +23,8 @@ from tqdm import tqdm
 from eval_recipes.archives import RATE_FOLDER, ImportProblem, Member, archive_members, folder_members
 from eval_recipes.task_files import UnusableClip, lists_of, missing_files, resample
 from eval_recipes.task_lists import read_vocabulary
-from eval_recipes.whole_files import remove_partial, write_whole
 from hear_dasheng.files.lock import Locked, locked
+from hear_dasheng.files.atomic import flush, remove_partials, write_atomically
 
 IN_FLIGHT_PER_WORKER = 4
 IN_FLIGHT_BYTES = 1 << 29
@@ -36,18 +36,6 @@ Job = Callable[[], None]
 def partial_folder(out: Path, name: str, rate_hz: int) -> Path:
     """Where a task grows before it takes its place in `out`."""
     return out / f".importing-{name}-{rate_hz}"
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file atomically.
-
-    Raises:
-        OSError: it cannot be written, as on a full disk; always with the file's name.
-    """
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 class TaskImport:
@@ -97,14 +85,14 @@ class TaskImport:
         if self.partial.is_dir() and (not label.is_file() or label.read_text() != origin):
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True, exist_ok=True)
-        write_file(label, origin.encode())
+        write_atomically(label, origin)
 
     def jobs(self, member: Member) -> list[Job]:
         """What is to be done about a member, its bytes already read."""
         if not self.lacking_hz:
             return []
         if member.rate_hz is None:
-            return [partial(write_file, self.partial / member.path, member.read())]
+            return [partial(write_atomically, self.partial / member.path, member.read(), is_durable=False)]
         self.source_rate_hz = self.source_rate_hz or member.rate_hz
         is_source = member.rate_hz == self.source_rate_hz
         targets: dict[Path, bool] = {}  # whether what the source holds there is at that rate
@@ -135,7 +123,7 @@ class TaskImport:
             ) from error
         with self.writing:
             if is_original or target not in self.originals:
-                write_file(target, converted)
+                write_atomically(target, converted, is_durable=False)
 
     def finish(self) -> None:
         """Give the complete task its place.
@@ -160,7 +148,8 @@ class TaskImport:
                 and int(folder.name) not in self.lacking_hz
             ):
                 shutil.rmtree(folder)  # of an earlier import that wanted more
-        remove_partial(self.partial)
+        remove_partials(self.partial)
+        flush(self.partial)  # once for all clips, which were written without
         if self.final.exists():
             self._join()
         else:
@@ -178,7 +167,7 @@ class TaskImport:
                     "move it away, or import into another folder"
                 )
         for name in lists:
-            write_file(self.final / name, (self.partial / name).read_bytes())
+            write_atomically(self.final / name, (self.partial / name).read_bytes())
         for rate_hz in self.lacking_hz:
             audio = self.final / str(rate_hz)
             if audio.exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from eval_recipes.task_checks import TaskProblem
+from hear_dasheng.files.failures import message_of
 
 
 def for_each_task(
@@ -17,7 +18,7 @@ def for_each_task(
 
     Args:
         tasks: their folders.
-        work: raises `TaskProblem` for a task that cannot be done.
+        work: raises `TaskProblem` or `OSError` for a task that cannot be done.
         aloud: say which task it is; of several processes one should.
         redo: whether finished tasks are done again, which is to be known by who stops the work.
     """
@@ -31,10 +32,12 @@ def for_each_task(
             if aloud:
                 click.echo(f"  {_what_is_next(tasks[: number - 1] if redo else [])}", err=True)
             raise
-        except TaskProblem as problem:
-            failed[task.name] = str(problem)
+        except BrokenPipeError:  # nobody reads the output any more
+            raise
+        except (TaskProblem, OSError) as problem:
+            failed[task.name] = message_of(problem) or str(problem)
             if aloud:
-                click.echo(f"  not done: {problem}", err=True)
+                click.echo(f"  not done: {failed[task.name]}", err=True)
     if failed:
         names = ", ".join(failed)
         raise click.ClickException(

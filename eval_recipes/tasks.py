@@ -15,6 +15,7 @@ from eval_recipes.disk_space import GIGABYTE, clips_bytes
 from eval_recipes.task_files import count_clips, faintness
 from eval_recipes.task_import import import_tasks
 from eval_recipes.task_table import ZENODO_RECORD, HearTask, UnknownTask, find_tasks
+from hear_dasheng.files.failures import Group
 from safe_download.patience import DownloadError
 from safe_download.zenodo import HOST, record_files
 
@@ -63,7 +64,7 @@ ZENODO = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def tasks() -> None:
     """List HEAR's tasks, and bring them to this disk."""
 

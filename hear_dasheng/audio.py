@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hear_dasheng.mel import SAMPLE_RATE_HZ
+from whole_audio import rate_fault
 
 MAX_PEAK = 100.0
 """Audio is in [-1, 1]; a peak this high means integer samples that were never scaled."""
@@ -99,14 +100,18 @@ def read_audio(path: str | Path) -> Float[np.ndarray, " samples"]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, holds no samples, or so few that none is left at 16 kHz.
+        ValueError: it cannot be decoded, states an impossible sample rate, holds no samples, or so few that
+            none is left at 16 kHz.
     """
     import soundfile
     import soxr
 
     check_is_file(path)
     try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate_hz = file.samplerate
+            check_rate(path, rate_hz)
+            samples = file.read(dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise ValueError(f"cannot decode {path}: {error}; is it an audio file, and complete?") from error
     mono = mixed_to_mono(samples)
@@ -125,6 +130,12 @@ def check_is_file(path: str | Path) -> None:
         )
     if not Path(path).is_file():
         raise FileNotFoundError(f"no audio file at {path}")
+
+
+def check_rate(path: str | Path, rate_hz: int) -> None:
+    """Raise a ValueError if a file's header states a sample rate that no audio has."""
+    if fault := rate_fault(rate_hz):
+        raise ValueError(f"{path} is damaged: {fault}; repair its header or leave out that file")
 
 
 def too_short(path: str | Path, n_samples: int, rate_hz: int) -> str:

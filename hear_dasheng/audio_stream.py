@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from hear_dasheng.audio import MAX_PEAK, check_is_file, mixed_to_mono, too_short
+from hear_dasheng.audio import MAX_PEAK, check_is_file, check_rate, mixed_to_mono, too_short
 from hear_dasheng.mel import SAMPLE_RATE_HZ
 
 BLOCK_S = 30
@@ -22,7 +22,8 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded, holds no samples (or too few to be resampled), or what is no audio.
+        ValueError: it cannot be decoded, states an impossible sample rate, holds no samples (or too few to be
+            resampled), or what is no audio.
     """
     import soundfile
     import soxr
@@ -32,6 +33,7 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
     try:
         with soundfile.SoundFile(path) as file:
             rate_hz = file.samplerate
+            check_rate(path, rate_hz)
             resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
             is_last = False
             while not is_last:

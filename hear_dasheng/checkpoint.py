@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from hear_dasheng.checkpoint_config import PATCH_KEY, encoder_config
-from hear_dasheng.checkpoint_files import CheckpointError, read_checkpoint
+from hear_dasheng.checkpoint_files import CheckpointError, floats_of, read_checkpoint
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.mel import MelConfig, htk_filter_bank
 
 PUBLISHED_BN = "init_bn.1."
 OUR_BN = "init_bn."
+COUNTER = f"{OUR_BN}num_batches_tracked"
 FRONT_END = re.compile(r"\bfront_end\..*\b(mel_scale\.fb|spectrogram\.window)$")
 NOT_ENCODER = re.compile(r"(?:.*\.)?(front_end|decoder|outputlayer|classifier)\.|loss")
 """Keys that published files hold beside the encoder: constants, heads, the decoder."""
@@ -84,9 +85,12 @@ def encoder_weights(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
             continue
         if name.startswith(PUBLISHED_BN):
             name = OUR_BN + name.removeprefix(PUBLISHED_BN)
-        if not isinstance(value, Tensor) or name in weights:
-            raise CheckpointError(f"{path}: the entry {key!r} is no tensor, or names {name!r} twice")
-        weights[name] = value.float() if value.is_floating_point() else value
+        if name in weights:
+            raise CheckpointError(f"{path}: the entry {key!r} names {name!r} twice")
+        if name == COUNTER and isinstance(value, Tensor) and value.dtype == torch.int64:
+            weights[name] = value
+        else:
+            weights[name] = floats_of(value, key, path)
     return weights
 
 
@@ -101,7 +105,7 @@ def _check_front_end(state: Mapping[str, Any], mel: MelConfig, path: Path) -> No
         if match is None or not isinstance(value, Tensor):
             continue
         ours = expected[match.group(1)]
-        if value.shape != ours.shape or not torch.allclose(value.float(), ours, atol=1e-3):
+        if value.shape != ours.shape or not torch.allclose(floats_of(value, name, path), ours, atol=1e-3):
             raise CheckpointError(
                 f"{path} was trained on another front end than its config tells: its {name} "
                 f"{tuple(value.shape)} is not that of {mel.n_mels} HTK mel bands from {mel.f_min_hz:g} to "
@@ -112,7 +116,7 @@ def _check_front_end(state: Mapping[str, Any], mel: MelConfig, path: Path) -> No
 
 def _check_complete(encoder: Encoder, weights: dict[str, Tensor], path: Path) -> None:
     """Compare names, shapes and values with what the encoder needs."""
-    weights.setdefault("init_bn.num_batches_tracked", torch.tensor(0))
+    weights.setdefault(COUNTER, torch.tensor(0))
     needed = encoder.state_dict()
     problems = [f"{name} is missing" for name in needed if name not in weights]
     problems += [f"{name} is unknown" for name in weights if name not in needed]

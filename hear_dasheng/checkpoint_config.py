@@ -46,7 +46,7 @@ def encoder_config(
     Raises:
         CheckpointError: something is missing, contradictory or not supported.
     """
-    stated = _stated_options(file_config)
+    stated = _stated_options(file_config, path)
     told = _options_in_weights(weights, stated, path)
     told["num_heads"] = _heads(told["embed_dim"], told["depth"], stated, path, num_heads)
     if "patch_size" not in stated:
@@ -57,12 +57,16 @@ def encoder_config(
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _stated_options(file_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder options of a published `.pt`, a config.json or the published trainer's config."""
+def _stated_options(file_config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the encoder options of a published `.pt`, a config.json or the published trainer's config."""
     options: dict[str, Any] = {}
-    for place in (file_config.get("model_args"), file_config.get("encoder_kwargs"), file_config):
-        if isinstance(place, Mapping):
-            options |= {key: value for key, value in place.items() if key in KNOWN_KEYS}
+    for entry in ("model_args", "encoder_kwargs", None):
+        place = file_config if entry is None else file_config.get(entry)
+        if place is not None and not isinstance(place, Mapping):
+            raise CheckpointError(
+                f"{path}: {entry}={place!r} in its config must hold options by name, or nothing"
+            )
+        options |= {key: value for key, value in (place or {}).items() if key in KNOWN_KEYS}
     return options
 
 
@@ -134,7 +138,7 @@ def _heads(dim: int, depth: int, stated: Mapping[str, Any], path: Path, num_head
     told = stated.get("num_heads")
     if num_heads is not None and told is not None and num_heads != told:
         raise CheckpointError(f"num_heads={num_heads} contradicts the config of {path}, which says {told}")
-    heads = num_heads or told or heads_of(dim, depth)
+    heads = next((heads for heads in (num_heads, told) if heads is not None), heads_of(dim, depth))
     if heads is None:
         known = ", ".join(f"{s.dim}/{s.depth}" for s in SIZES.values())
         raise CheckpointError(

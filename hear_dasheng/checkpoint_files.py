@@ -9,16 +9,18 @@ is ever unpickled.
 
 from __future__ import annotations
 
-import json
 import pathlib
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hear_dasheng.files.strict_json import JsonProblem, read_json_object
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -77,17 +79,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]
     if not config_path.is_file():
         return state, {}
     try:
-        config = json.loads(config_path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{config_path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{config_path} holds a JSON {type(config).__name__}, not an object")
-    return state, config
+        return state, read_json_object(config_path)
+    except JsonProblem as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sparse and quantized tensors, which are refused later
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -106,6 +106,37 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         return content, {}
     config = content.get("config")
     return content["model"], config if isinstance(config, dict) else {}
+
+
+def floats_of(value: Any, entry: object, path: Path) -> Tensor:
+    """Return an entry of a state dict as float32.
+
+    Args:
+        value: should be a dense tensor of floating-point numbers.
+        entry: its name, for the message.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: it is something else: quantized, sparse, without data (meta), complex, whole numbers.
+    """
+    kind = _kind_of(value)
+    if kind:
+        raise CheckpointError(
+            f"{path}: the entry {entry!r} is {kind}, not a dense tensor of floating-point numbers; "
+            "save the checkpoint as float32, float16 or bfloat16"
+        )
+    return value.float()
+
+
+def _kind_of(value: Any) -> str:
+    """Return what an entry is if it is not a dense tensor of floating-point numbers, else nothing."""
+    if not isinstance(value, Tensor):
+        return f"no tensor (a {type(value).__name__})"
+    if value.is_quantized or value.layout != torch.strided:
+        return "a quantized tensor" if value.is_quantized else f"a sparse tensor ({value.layout})"
+    if value.is_meta:
+        return "a tensor without data (device meta)"
+    return "" if value.is_floating_point() else f"a tensor of {value.dtype}"
 
 
 def _damaged(path: Path, error: Exception) -> str:

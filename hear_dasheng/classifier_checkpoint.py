@@ -20,9 +20,10 @@ from torch import Tensor
 
 from hear_dasheng.audioset import N_CLASSES, audioset_names
 from hear_dasheng.checkpoint import encoder_of
-from hear_dasheng.checkpoint_files import CheckpointError, read_checkpoint
+from hear_dasheng.checkpoint_files import CheckpointError, floats_of, read_checkpoint
 from hear_dasheng.classifier import Classifier, new_classifier
 from hear_dasheng.export import published_state, write_folder, written_at
+from hear_dasheng.files.atomic import remembering_file
 
 HEAD_KEY = re.compile(r"(?:^|.*\.)outputlayer\.([01]\.(?:weight|bias))$")
 HEAD_TENSORS = ("0.weight", "0.bias", "1.weight", "1.bias")
@@ -84,7 +85,7 @@ def export_classifier(classifier: Classifier, path: str | Path, layout: str = "h
         )
     with written_at(path, layout) as partial:
         if layout == "published":
-            with partial.open("wb") as file:
+            with remembering_file(partial) as file:
                 torch.save(published_state(classifier.encoder) | head, file)
         else:
             config = {
@@ -101,9 +102,9 @@ def _head(state: Mapping[str, Any], path: Path, dim: int) -> dict[str, Tensor]:
     for key, value in state.items():
         match = HEAD_KEY.match(str(key))
         if match is not None:
-            if not isinstance(value, Tensor) or match.group(1) in head:
-                raise CheckpointError(f"{path}: {key!r} is no tensor, or stands there twice")
-            head[match.group(1)] = value.float()
+            if match.group(1) in head:
+                raise CheckpointError(f"{path}: {key!r} stands there twice")
+            head[match.group(1)] = floats_of(value, key, path)
     if not head:
         raise CheckpointError(
             f"{path} holds an encoder and no classifier (no outputlayer.*); "

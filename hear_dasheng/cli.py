@@ -14,11 +14,12 @@ from pathlib import Path
 import click
 
 from hear_dasheng import __version__
+from hear_dasheng.files.failures import Group
 
 ENTRY_POINTS = "hear_dasheng.commands"
 
 
-class RegisteredCommands(click.Group):
+class RegisteredCommands(Group):
     """A group whose commands are the registered entry points."""
 
     def _registered(self) -> dict[str, EntryPoint]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hear_dasheng.files.failures import Command
 from hear_dasheng.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES = 8
 
-ERRORS = (ValueError, FileNotFoundError, FileExistsError, OSError)
 
-
-@click.command()
+@click.command(cls=Command)
 @click.argument("size", type=click.Choice(list(SIZES)))
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
@@ -34,21 +33,16 @@ def init(size: str, path: Path, seed: int) -> None:
 
     try:
         export(new_encoder(size, seed), path)
-    except ERRORS as error:
-        raise click.ClickException(_failure(error, path)) from error
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"An untrained {size} encoder (seed {seed}) is in {path}")
 
 
-def _failure(error: Exception, path: Path) -> str:
-    """Return the message of an error, with file, reason and remedy where `path` could not be written."""
-    if isinstance(error, OSError) and error.strerror and error.filename == str(path):
-        return f"could not write {path}: {error.strerror}. Make room, or choose another path"
-    return str(error)
-
-
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint")
-@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+)
 def info(checkpoint: str, num_heads: int | None) -> None:
     """Tell what CHECKPOINT (path, published name, Hub id or URL) holds."""
     from hear_dasheng.checkpoint import encoder_of
@@ -63,7 +57,7 @@ def info(checkpoint: str, num_heads: int | None) -> None:
         content = read_checkpoint(path)
         classifier = classifier_of(*content, num_heads) if has_head(content[1]) else None
         encoder = encoder_of(*content, num_heads) if classifier is None else classifier.encoder
-    except ERRORS as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
     config = encoder.config
     shape = (config.dim, config.depth, config.heads)
@@ -91,7 +85,7 @@ def _head_in_words(classifier: Classifier) -> str:
     return f"a classifier's head: {len(names)} classes, {kind} ({shown}); hear-dasheng tag uses it"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
@@ -100,7 +94,9 @@ def _head_in_words(classifier: Classifier) -> str:
     type=click.Choice(["huggingface", "published"]),
     help="A mispeech/dasheng-* folder (default), or the package dasheng's .pt (default for *.pt).",
 )
-@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+)
 def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | None) -> None:
     """Rewrite CHECKPOINT (path, published name, Hub id or URL) at PATH in another layout."""
     from hear_dasheng.checkpoint import load_encoder
@@ -110,6 +106,6 @@ def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | Non
     try:
         layout = layout or ("published" if path.suffix == ".pt" else "huggingface")
         write(load_encoder(locate(checkpoint), num_heads), path, layout)
-    except ERRORS as error:
-        raise click.ClickException(_failure(error, path)) from error
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"Written to {path} in the {layout} layout")

@@ -21,8 +21,7 @@ from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
-from hear_dasheng.files.atomic import atomic_path
-from hear_dasheng.files.write_errors import write_error
+from hear_dasheng.files.atomic import atomic_path, remembering_file
 from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
 from hear_dasheng.published_options import encoder_kwargs
 
@@ -51,7 +50,7 @@ def export(encoder: Encoder, path: str | Path, layout: str = "huggingface") -> P
     with written_at(path, layout) as partial:
         if layout == "published":
             content = {"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}
-            with partial.open("wb") as file:  # given a path, torch would write its name into the file
+            with remembering_file(partial) as file:  # given a path, torch would write its name into the file
                 torch.save(content, file)
         else:
             write_folder(encoder, partial)
@@ -126,11 +125,5 @@ def written_at(path: str | Path, layout: str) -> Iterator[Path]:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(FORMATS)}")
     if path.exists():
         raise FileExistsError(f"{path} exists already; delete it or choose another name")
-    try:
-        with atomic_path(path) as partial:
-            yield partial
-    except Exception as error:
-        reason = write_error(error)
-        if reason is None:
-            raise
-        raise OSError(getattr(error, "errno", None) or errno.ENOSPC, reason, str(path)) from error
+    with atomic_path(path) as partial:
+        yield partial

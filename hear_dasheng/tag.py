@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from hear_dasheng.files.failures import Command, shown
+from hear_dasheng.files.number_options import FiniteRange
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -23,7 +25,7 @@ ERRORS = (ValueError, OSError)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -31,7 +33,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="A checkpoint with a classifier: path, published name or URL.",
 )
-@click.option("--step", "step_s", type=float, help="Seconds; by default the encoder's window, 10.08.")
+@click.option(
+    "--step",
+    "step_s",
+    type=FiniteRange(0, min_open=True),
+    help="Seconds; by default the encoder's window, 10.08.",
+)
 @click.option(
     "--top",
     default=5,
@@ -45,7 +52,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"]))
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
-@click.option("--num-heads", type=int, help="For a checkpoint that does not tell its attention heads.")
+@click.option(
+    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+)
 def tag(
     files: tuple[Path, ...],
     model: str,
@@ -69,35 +78,21 @@ def tag(
         tagger = load_tagger(model, **options)
         tagger.check_step(step_s)
         record = Record(json_path, what_tags(model, tagger, step_s, top, options), top)
-    except ERRORS as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
-    with _told_as_unwritten(json_path):
-        try:
-            tags = _tag_each(files, tagger, record, step_s, needs_all=plot_path is not None)
-        finally:
-            record.save()
+    try:
+        tags = _tag_each(files, tagger, record, step_s, needs_all=plot_path is not None)
+    finally:
+        record.save()
     if plot_path is not None and tags:
         from hear_dasheng.tag_plot import draw_tags
 
-        with _told_as_unwritten(plot_path):
-            draw_tags(tags, tagger.class_names, plot_path, top)
+        draw_tags(tags, tagger.class_names, plot_path, top)
         click.echo(f"Drawn: {plot_path}")
     if json_path is not None:
         click.echo(f"Written: {json_path}")
-    if failed := [file for file in files if str(file) in record.not_tagged]:
+    if failed := [file for file in files if shown(file) in record.not_tagged]:
         raise click.ClickException(f"{len(failed)} of {len(files)} files could not be tagged; see above")
-
-
-@contextmanager
-def _told_as_unwritten(path: Path | None) -> Iterator[None]:
-    """Tell of a full disk as of one, and stop; files that cannot be read are told one by one."""
-    try:
-        yield
-    except OSError as error:
-        raise click.ClickException(
-            f"could not write {path}: {error.strerror or error}; stopped. Make room, or name another place, "
-            "and give the same command again"
-        ) from error
 
 
 def _check_plot(plot_path: Path | None, n_files: int) -> None:
@@ -137,7 +132,7 @@ def _tag_each(
                     tags = tagger.tag_file(file, step_s, partial(_show, bar))
                 entry = record.new_entry(file, tags, tagger.class_names)
                 if needs_all:
-                    all_tags[str(file)] = tags
+                    all_tags[shown(file)] = tags
             lacking = shortfall(file)
         except ERRORS as error:
             click.echo(f"not tagged: {error}", err=True)

@@ -18,12 +18,16 @@ from jaxtyping import Float
 from hear_dasheng import __version__
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.download import locate
-from hear_dasheng.files.atomic import atomic_path
+from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.failures import shown
+from hear_dasheng.files.strict_json import JsonProblem, read_json
 from hear_dasheng.tagger import Tagger, Tags
 from safe_download.checksum import digest_of
 
 PACKAGES = ("torch", "numpy", "soundfile", "soxr")
 SAVE_EVERY_S = 2.0
+LARGEST_BYTES = 1 << 31
+"""Of an earlier run's JSON file: a year of audio."""
 NAME_WIDTH = 26
 """Characters of a label in a table."""
 
@@ -75,7 +79,7 @@ class Record:
 
     def entry_of(self, file: Path) -> dict[str, Any] | None:
         """What an earlier run found in a file, if its content is still the same."""
-        entry = self.files.get(str(file))
+        entry = self.files.get(shown(file))
         if entry is None or not file.is_file() or entry["sha256"] != digest_of(file, "sha256"):
             return None
         return entry
@@ -84,7 +88,7 @@ class Record:
         """The likeliest labels of a file, whose content is read once more."""
         edges_s = [round(edge, 3) for edge in tags.edges_s.tolist()]
         return {
-            "file": str(file),
+            "file": shown(file),
             "sha256": digest_of(file, "sha256") if self.path else "",
             "seconds": round(tags.seconds, 3),
             "whole": likeliest(tags.whole, class_names, self.top),
@@ -106,8 +110,8 @@ class Record:
 
     def enter_failure(self, file: Path, reason: str) -> None:
         """Keep why a file was not tagged; errors are those of `enter`."""
-        self.files.pop(str(file), None)
-        self.not_tagged[str(file)] = reason
+        self.files.pop(shown(file), None)
+        self.not_tagged[shown(file)] = shown(reason)
         self._save_now_and_then()
 
     def _save_now_and_then(self) -> None:
@@ -123,23 +127,21 @@ class Record:
             return
         content = {
             "made_by": self.made_by,
-            "command": " ".join(sys.argv),
+            "command": shown(" ".join(sys.argv)),
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "files": list(self.files.values()),
             "not_tagged": [{"file": file, "reason": reason} for file, reason in self.not_tagged.items()],
         }
-        with atomic_path(self.path) as partial:
-            text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+        write_atomically(self.path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _earlier(path: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
     """The entries of an earlier run with the same checkpoint and options."""
     remedy = "delete it or choose another name"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} exists and is no JSON ({error}); {remedy}") from error
+        content = read_json(path, largest_bytes=LARGEST_BYTES)
+    except JsonProblem as error:
+        raise ValueError(f"{error}; the file exists and is no JSON of tags; {remedy}") from error
     if not _holds_tags(content):
         raise ValueError(f"{path} exists and holds no tags; {remedy}")
     before, entries = content["made_by"], content["files"]

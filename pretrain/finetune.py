@@ -10,11 +10,12 @@ from pathlib import Path
 
 import click
 
+from hear_dasheng.files.failures import Command
 from pretrain.train import run
 from pretrain.training.finetune_config import FinetuneConfig
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on where the run was stopped; begin if there is none.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from hear_dasheng.checkpoint_files import CheckpointError
+from hear_dasheng.files.failures import Command
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import join_processes, locate_start, must_use_cpu, new_accelerator
 from pretrain.training.class_list import agreed_labels
@@ -166,7 +167,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return changes
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--resume", is_flag=True, help="Go on where the run was stopped; begin if there is none.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hear_dasheng.files.failures import Command
+
 if TYPE_CHECKING:  # both the workers and --help start without what these import
     from pretrain.packing.manifest import Manifest
     from pretrain.packing.ordered_pool import WorkerDied
@@ -28,7 +30,7 @@ GO_ON_WITHOUT = "The shards finished so far are kept; the same command without -
 NAMED_FILES = 5
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument(
     "input_filelist", metavar="LIST", type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )

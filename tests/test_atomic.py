@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -155,3 +156,29 @@ def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path):
         other.wait()
         with locked(tmp_path / "new/.lock"):
             pass
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    """With a common temporary name one would rename the other's file away."""
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda content: write_atomically(tmp_path / "new" / "file", content), contents))
+        assert (tmp_path / "new" / "file").read_bytes() in contents
+    assert os.listdir(tmp_path / "new") == ["file"]
+
+
+def test_a_name_as_long_as_a_disk_takes_it_can_be_written_with_the_usual_mode(tmp_path):
+    (tmp_path / "other").touch()
+    write_atomically(tmp_path / ("n" * 255), b"content", is_durable=False)
+    assert (tmp_path / ("n" * 255)).read_bytes() == b"content"
+    assert (tmp_path / ("n" * 255)).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "folder"])
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path, name):
+    (tmp_path / "folder").touch()
+    path = tmp_path / name if len(name) > 9 else tmp_path / name / "file"
+    with pytest.raises(OSError, match="too long|File exists|Not a directory") as caught:
+        write_atomically(path, b"content")
+    assert caught.value.filename in (str(path), str(path.parent))

@@ -149,14 +149,14 @@ def test_what_cannot_be_written_is_said_in_a_line(tmp_path, tones):
     failed = call("--dataset", "folder", "--data", tones, "--out", tmp_path / "knn" / "deeper")
     assert failed.exit_code == 1
     assert "Not a directory" in failed.output
-    assert "give the same command again" in failed.output
+    assert "check the path" in failed.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--k", "18"), "k is 18; there are 17 clips to find neighbours among"),
-        (("--temperature", "0"), "--temperature is 0.0; it must be above 0"),
+        (("--temperature", "0"), "0.0 is not in the range x>0"),
         (("--device", "warp"), "--device 'warp' cannot be used here"),
         (("--model-options", "[]"), "must be a JSON object"),
     ],

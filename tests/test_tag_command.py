@@ -124,7 +124,7 @@ def test_results_of_another_kind_are_not_mixed(sound_folder, fitted_checkpoint):
         (sound_folder / "out.json").write_text(json.dumps(content))
         assert "out.json exists and holds no tags; delete it or choose" in invoke(*arguments).output
     (sound_folder / "out.json").write_text("{")
-    assert "out.json exists and is no JSON" in invoke(*arguments).output
+    assert "out.json is not strict JSON" in invoke(*arguments).output
 
 
 def test_folders_of_what_is_written_are_made(sound_folder, fitted_checkpoint):
@@ -137,16 +137,17 @@ def test_folders_of_what_is_written_are_made(sound_folder, fitted_checkpoint):
 
 @pytest.mark.parametrize("option", [("--json", "out.json"), ("--plot", "out.png")])
 def test_a_full_disk_is_told_as_one_and_ends_the_work(sound_folder, fitted_checkpoint, monkeypatch, option):
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path, *content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(f"hear_dasheng.tag_{'record' if 'json' in option[1] else 'plot'}.atomic_path", full)
+    writer = "tag_record.write_atomically" if "json" in option[1] else "tag_plot.atomic_file"
+    monkeypatch.setattr(f"hear_dasheng.{writer}", full)
     monkeypatch.setattr("hear_dasheng.tag_record.SAVE_EVERY_S", 0)
     result = invoke("short.wav", "scene.flac", "--model", fitted_checkpoint, *option)
     assert result.exit_code == 1
     assert "not tagged" not in result.output
     assert "short.wav  (0:01.0)" in result.output
-    assert f"Error: could not write {option[1]}: No space left on device; stopped. Make room" in result.output
+    assert f"Error: {option[1]}: No space left on device; free some space" in result.output
     assert ("scene.flac  (" in result.output) == (option[0] == "--plot")
 
 

@@ -1,4 +1,4 @@
-"""Is a WAVE file as long as its header promises? Decoders take what is there of a cut one without a word.
+"""Is a WAVE file what its header promises? Decoders take what is there of a cut one without a word.
 
 Other formats are left alone: decoders complain of cut FLAC, and MP3 and streams promise nothing.
 """
@@ -22,6 +22,21 @@ SLACK_BYTES = 44
 MAX_CHUNKS = 1000
 FRAME_FORMATS = (1, 3, 6, 7, 0xFFFE)
 """Integers, floats, A-law, µ-law, and what a longer header tells: a block is one frame."""
+
+RATES_HZ = (1000, 1_000_000)
+"""Lowest and highest sample rate of audio files; a damaged header would make hours of noise out of a clip."""
+
+
+def rate_fault(rate_hz: int) -> str:
+    """Return why a header's sample rate cannot be right; an empty string for a possible one.
+
+    >>> rate_fault(1), rate_fault(44_100)
+    ('its header states a sample rate of 1 Hz; possible are 1000 to 1000000 Hz', '')
+    """
+    lowest, highest = RATES_HZ
+    if lowest <= rate_hz <= highest:
+        return ""
+    return f"its header states a sample rate of {rate_hz} Hz; possible are {lowest} to {highest} Hz"
 
 
 class _Promise(NamedTuple):

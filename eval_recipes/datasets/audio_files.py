@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 from tqdm import tqdm
 
-from whole_audio import shortfall
+from whole_audio import rate_fault, shortfall
 
 LOOK_TOGETHER, FILES_AHEAD = 8, 4096
 
@@ -21,23 +22,41 @@ Look = Callable[[Path], str]
 def header_fault(path: Path) -> str:
     """What is wrong with a file's header, or that it promises more than there is."""
     try:
-        frames = soundfile.info(path).frames
-        return shortfall(path) or ("" if frames else "it holds no samples")
+        header = soundfile.info(path)
+        return (
+            shortfall(path)
+            or rate_fault(header.samplerate)
+            or ("" if header.frames else "it holds no samples")
+        )
     except (OSError, soundfile.SoundFileError) as error:
         return _reason(error)
 
 
-def decoding_fault(path: Path) -> str:
-    """What is wrong with a file, from its first sample to its last."""
+def decoding_fault(path: Path, rate_hz: int | None = None) -> str:
+    """Return what is wrong with a file, from its first sample to its last.
+
+    Args:
+        path: the file.
+        rate_hz: sample rate at which something must be left of it; None: its own.
+    """
+    if fault := header_fault(path):
+        return fault
     try:
-        samples, _ = soundfile.read(path, dtype="float32")
-        if lacking := shortfall(path):
-            return lacking
+        samples, found_hz = soundfile.read(path, dtype="float32")
     except (OSError, soundfile.SoundFileError) as error:
         return _reason(error)
     if not len(samples):
         return "it holds no samples"
-    return "" if np.isfinite(samples).all() else "it holds samples that are no finite numbers"
+    if not np.isfinite(samples).all():
+        return "it holds samples that are no finite numbers"
+    # Only a clip shorter than two samples at the new rate can vanish.
+    if (
+        rate_hz
+        and len(samples) * rate_hz < 2 * found_hz
+        and not len(soxr.resample(samples, found_hz, rate_hz))
+    ):
+        return f"it has no sample left at {rate_hz} Hz"
+    return ""
 
 
 def _reason(error: Exception) -> str:

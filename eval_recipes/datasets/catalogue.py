@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from eval_recipes.datasets.clips import (
     checked_list,
 )
 from eval_recipes.task_table import data_rows
+from hear_dasheng.files.failures import shown
 
 TABLE = "knn_datasets.csv"
 
@@ -98,7 +100,7 @@ def folder_name(name: str, data: Path, own_name: str | None = None) -> str:
         )
     if name not in OWN:
         return name
-    where = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+    where = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:8]
     return f"{name}-{own_name or f'{_own_title(name, data)}-{where}'}"
 
 
@@ -106,11 +108,11 @@ def own_identity(name: str, data: Path) -> dict[str, str]:
     """Where files are of which only paths below a folder are known; none for a published data set."""
     if name not in OWN:
         return {}
-    return {"data": str(data.resolve() if name == FOLDER else data.resolve().parent)}
+    return {"data": shown(data.resolve() if name == FOLDER else data.resolve().parent)}
 
 
 def _own_title(name: str, data: Path) -> str:
-    return data.resolve().name if name == FOLDER else data.stem
+    return shown(data.resolve().name if name == FOLDER else data.stem)
 
 
 def read_dataset(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hear_dasheng.files.failures import shown
+
 TRAIN, TEST = "train", "test"
 ALL = ""
 """The part of clips that are in no split: each is asked for among all others."""
@@ -98,11 +100,13 @@ class ClipList:
     def labels_hash(self) -> str:
         """Hash of names, labels and parts: what a score is of."""
         lines = [f"{clip.path}\t{clip.label}\t{clip.part}\n" for clip in self.clips]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _key(clip: Clip, size_bytes: int) -> str:
-    return f"{clip.path}\t{size_bytes}"
+    name = shown(clip.path)
+    mark = "" if name == clip.path else "\tescaped"  # or a file with this name would have the same key
+    return f"{name}\t{size_bytes}{mark}"
 
 
 def checked_list(
@@ -186,8 +190,8 @@ def _left_out(clips: Sequence[Clip], left_out: Mapping[str, str]) -> list[str]:
 def kinds_left_out(left_out: Mapping[str, str]) -> dict[str, list[str]]:
     """Clips that are left out, by what is the matter with them; those that are there with the reason."""
     return {
-        "missing": [path for path, reason in left_out.items() if reason == MISSING],
-        "that cannot be read": [f"{path} ({why})" for path, why in left_out.items() if why != MISSING],
+        "missing": [shown(path) for path, reason in left_out.items() if reason == MISSING],
+        "that cannot be read": [f"{shown(path)} ({why})" for path, why in left_out.items() if why != MISSING],
     }
 
 

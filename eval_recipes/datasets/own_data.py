@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval_recipes.datasets.clips import ALL, TEST, TRAIN, Clip, DatasetProblem
 from eval_recipes.datasets.files import AUDIO_SUFFIXES, is_audio, read_table, reading
+from hear_dasheng.files.failures import shown
 
 FILE_COLUMNS = ("filename", "file", "path", "fname")
 PART_NAMES = {"train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST, "eval": TEST}
@@ -26,7 +27,7 @@ def folder_per_class(data: Path) -> tuple[Path, list[Clip]]:
         )
     with reading(data):
         clips = [
-            Clip(path.relative_to(data).as_posix(), folder.name, part)
+            Clip(path.relative_to(data).as_posix(), shown(folder.name), part)
             for part in parts or [ALL]
             for folder in sorted((data / part).iterdir())
             if folder.is_dir() and not folder.name.startswith(".")

@@ -15,7 +15,7 @@ import soxr
 import torch
 
 from eval_recipes.embedding.module import Embedding, HearModule, ModuleProblem
-from whole_audio import shortfall
+from whole_audio import rate_fault, shortfall
 
 READERS = 2
 BATCHES_AHEAD = 2
@@ -25,6 +25,19 @@ BATCH_S = {"cpu": 120.0, "cuda": 640.0}
 
 class ClipProblem(ValueError):
     """A clip cannot be read, the module refuses it, or its embedding is not finite."""
+
+
+class RefusedClip(ClipProblem):
+    """One clip cannot be embedded, because it cannot be read or the module refuses it; others can be.
+
+    Attributes:
+        path: the clip's file.
+        reason: why, without the path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
 
 
 @dataclass(frozen=True)
@@ -44,12 +57,15 @@ def clips_of(paths: Sequence[Path]) -> list[Clip]:
     clips = []
     for path in paths:
         try:
-            clips.append(Clip(path, soundfile.info(path).duration))
+            header = soundfile.info(path)
             lacking = shortfall(path)
         except (OSError, soundfile.SoundFileError) as error:
-            raise ClipProblem(f"{path} cannot be read: {error}") from error
+            raise RefusedClip(path, f"cannot be read: {error}") from error
         if lacking:
-            raise ClipProblem(f"{path} is cut short: it {lacking}; get that file anew")
+            raise RefusedClip(path, f"is cut short: it {lacking}; get that file anew")
+        if fault := rate_fault(header.samplerate):
+            raise RefusedClip(path, f"is damaged: {fault}")
+        clips.append(Clip(path, header.duration))
     return clips
 
 
@@ -63,17 +79,22 @@ def read_clip(path: Path, rate_hz: int) -> np.ndarray:
         ClipProblem: it cannot be decoded, or holds no samples.
     """
     try:
-        samples, found_hz = soundfile.read(path, dtype="float32")
+        with soundfile.SoundFile(path) as file:
+            found_hz = file.samplerate
+            if fault := rate_fault(found_hz):
+                raise RefusedClip(path, f"is damaged: {fault}")
+            samples = file.read(dtype="float32")
     except (OSError, soundfile.SoundFileError) as error:
-        raise ClipProblem(f"{path} cannot be read: {error}") from error
+        raise RefusedClip(path, f"cannot be read: {error}") from error
     except MemoryError as error:
-        raise ClipProblem(f"{path} is too long for the memory: {error}") from error
+        raise RefusedClip(path, f"is too long for the memory: {error}") from error
+    n_read = len(samples)
     if samples.ndim == 2:
         samples = samples.mean(axis=1, dtype=np.float32)
     if found_hz != rate_hz:
         samples = soxr.resample(samples, found_hz, rate_hz, quality="VHQ")
     if not len(samples):
-        raise ClipProblem(f"{path} holds no samples")
+        raise RefusedClip(path, "holds no samples" if not n_read else f"has no sample left at {rate_hz} Hz")
     return samples
 
 
@@ -195,7 +216,7 @@ def _embed_what_fits(
             if is_memory_full:
                 why = f"its {seconds:.1f} s are too much for the memory"
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ClipProblem(f"{path}: {why}: {reason}") from error
+            raise RefusedClip(path, f"cannot be embedded: {why}: {reason}") from error
     torch.cuda.empty_cache()
     half = len(audio) // 2
     return _embed_what_fits(embed, audio[:half], clips[:half]) + _embed_what_fits(

@@ -19,7 +19,7 @@ import numpy as np
 
 from eval_recipes.embedding.module import Embedding
 from eval_recipes.task_lists import METADATA, VOCABULARY, read_splits
-from eval_recipes.whole_files import whole_file, write_whole
+from hear_dasheng.files.atomic import atomic_file, write_atomically
 
 EMBEDDINGS_DONE = ".done.embeddings"
 EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
@@ -48,19 +48,23 @@ def copy_task_files(task_dir: Path, out: Path) -> dict[str, dict[str, Any]]:
     """
     splits = read_splits(task_dir)
     for name in (METADATA, VOCABULARY, *(f"{split}.json" for split in splits)):
-        write_whole(out / name, (task_dir / name).read_bytes())
+        write_atomically(out / name, (task_dir / name).read_bytes())
     for split in splits:
         (out / split).mkdir(exist_ok=True)
     return splits
 
 
 def is_written(out: Path, split: str, clip: str) -> bool:
-    """Whether a clip's files are all there: the embedding comes last."""
-    return (out / split / f"{clip}.embedding.npy").is_file()
+    """Return whether a clip's files are all there: the embedding comes last.
+
+    Clips are not flushed to the disk one by one, so a power failure can leave empty ones; these do not count.
+    """
+    file = out / split / f"{clip}.embedding.npy"
+    return file.is_file() and file.stat().st_size > 0
 
 
 def write_clip(out: Path, split: str, clip: str, embedding: Embedding, labels: list[Any]) -> None:
-    """Write a clip's files, each whole or not there.
+    """Write a clip's files atomically; the finished task is flushed to the disk once, which is faster.
 
     Args:
         out: of the task's embeddings.
@@ -72,9 +76,11 @@ def write_clip(out: Path, split: str, clip: str, embedding: Embedding, labels: l
     folder, indent = out / split, None
     if embedding.timestamps_ms is not None:
         labels, indent = labels_over_time(labels, embedding.timestamps_ms), 4
-        _write_text(folder / f"{clip}.timestamps.json", json.dumps(embedding.timestamps_ms.tolist()))
-    _write_text(folder / f"{clip}.target-labels.json", json.dumps(labels, indent=indent))
-    with whole_file(folder / f"{clip}.embedding.npy") as file:
+        times = json.dumps(embedding.timestamps_ms.tolist())
+        write_atomically(folder / f"{clip}.timestamps.json", times, is_durable=False)
+    labels_file = folder / f"{clip}.target-labels.json"
+    write_atomically(labels_file, json.dumps(labels, indent=indent), is_durable=False)
+    with atomic_file(folder / f"{clip}.embedding.npy", is_durable=False) as file:
         np.save(file, embedding.values)
 
 
@@ -109,9 +115,9 @@ def _join(out: Path, split: str, files: list[Path]) -> None:
     labels: list[Any] = []
     moments: list[tuple[str, float]] = []
     n_rows = dimensions = 0
-    with whole_file(out / f"{split}.embeddings.npy") as joined:
+    with atomic_file(out / f"{split}.embeddings.npy") as joined:
         for file in files:
-            values = np.load(file).astype(np.float32)
+            values = _embedding_in(file)
             clip = str(file).removesuffix(".embedding.npy")
             clip_labels = json.loads(Path(f"{clip}.target-labels.json").read_text())
             if values.ndim == 2:
@@ -122,11 +128,19 @@ def _join(out: Path, split: str, files: list[Path]) -> None:
                 labels.append(clip_labels)
             joined.write(values.tobytes())
             n_rows, dimensions = n_rows + (len(values) if values.ndim == 2 else 1), values.shape[-1]
-    write_whole(out / f"{split}.target-labels.pkl", pickle.dumps(labels))
+    write_atomically(out / f"{split}.target-labels.pkl", pickle.dumps(labels))
     if moments:
-        _write_text(out / f"{split}.filename-timestamps.json", json.dumps(moments, indent=4))
-    _write_text(out / f"{split}.embedding-dimensions.json", json.dumps((n_rows, dimensions)))
+        write_atomically(out / f"{split}.filename-timestamps.json", json.dumps(moments, indent=4))
+    write_atomically(out / f"{split}.embedding-dimensions.json", json.dumps((n_rows, dimensions)))
 
 
-def _write_text(path: Path, text: str) -> None:
-    write_whole(path, text.encode())
+def _embedding_in(file: Path) -> np.ndarray:
+    try:
+        values = np.load(file)  # refuses pickled objects
+        if values.dtype.kind != "f" or values.ndim not in (1, 2):
+            raise ValueError(f"it holds {values.dtype} of the shape {values.shape}")
+    except (ValueError, EOFError) as error:
+        raise TaskProblem(
+            f"{file} is damaged ({error}); delete it and give the same command again"
+        ) from error
+    return values.astype(np.float32)

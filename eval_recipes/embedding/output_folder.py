@@ -10,12 +10,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE, EMBEDDINGS_RECORD
 from eval_recipes.task_checks import TaskProblem
-from eval_recipes.whole_files import PARTIAL, remove_partial
+from hear_dasheng.files.atomic import PARTIAL, remove_partials
+from hear_dasheng.files.lock import Locked
+from hear_dasheng.files.lock import locked as locked_file
 
 BEGUN = ".hear-dasheng.begun.json"
 """In a folder of embeddings that are not finished: what they are made from, and whether by a `--redo`."""
@@ -36,19 +36,13 @@ def locked(out: Path) -> Iterator[None]:
 
     Raises:
         TaskProblem: another run has it.
+        OSError: the folder cannot be written.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
     try:
-        lock.acquire()
-    except Timeout as error:
+        with locked_file(out.with_name(f".{out.name}.lock")):
+            yield
+    except Locked as error:
         raise TaskProblem(f"another run is embedding into {out}; let it end first") from error
-    except OSError as error:
-        raise TaskProblem(f"{out} cannot be locked: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def look_into(out: Path, identity: dict[str, Any], redo: bool) -> Found:
@@ -98,20 +92,17 @@ def begin(out: Path, identity: dict[str, Any], found: Found, redo: bool) -> None
         redo: whether `--redo` was given.
 
     Raises:
-        TaskProblem: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
     real = out.resolve()  # a link to another disk stays
     aside = real.with_name(f".{real.name}.replaced")
-    try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        if found is Found.OTHERS:  # in one step: half of a finished folder would pass as all of it
-            real.rename(aside)
-        real.mkdir(parents=True, exist_ok=True)
-        remove_partial(real)
-        if found is not Found.PART:
-            provenance.record(real / BEGUN, identity, 0, by_redo=redo)
-        if aside.exists():
-            shutil.rmtree(aside)
-    except OSError as error:
-        raise TaskProblem(f"{out} cannot be written: {error}") from error
+    if aside.exists():
+        shutil.rmtree(aside)
+    if found is Found.OTHERS:  # in one step: half of a finished folder would pass as all of it
+        real.rename(aside)
+    real.mkdir(parents=True, exist_ok=True)
+    remove_partials(real)
+    if found is not Found.PART:
+        provenance.record(real / BEGUN, identity, 0, by_redo=redo)
+    if aside.exists():
+        shutil.rmtree(aside)

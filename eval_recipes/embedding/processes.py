@@ -10,6 +10,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
+from hear_dasheng.files.failures import message_of
+
 PATIENCE = timedelta(hours=6)
 """How long processes wait for one that checks or joins the files of a large task."""
 Result = TypeVar("Result")
@@ -47,14 +49,14 @@ class Processes:
 
         Args:
             work: its result must be picklable.
-            problem: an exception that all processes raise if `work` raises it.
+            problem: an exception that all processes raise if `work` raises it or an `OSError`.
         """
         outcome: list[Any] = [None, None]
         if self.is_first:
             try:
                 outcome[0] = work()
-            except problem as error:
-                outcome[1] = str(error)
+            except (problem, OSError) as error:
+                outcome[1] = _told(error)
         if self.count > 1:
             broadcast_object_list(outcome)
         if outcome[1] is not None:
@@ -65,13 +67,20 @@ class Processes:
         """Let each process do its share, and wait for all; a problem of one is a problem of all.
 
         Raises:
-            problem: with what those processes say that met it.
+            problem: with what the processes report that met it or an `OSError`.
         """
         said: list[str] = []
         try:
             work()
-        except problem as error:
-            said.append(str(error))
+        except (problem, OSError) as error:
+            said.append(_told(error))
         everywhere = gather_object(said) if self.count > 1 else said
         if everywhere:
             raise problem("; ".join(everywhere))
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message for all processes, which would wait for one that ended without a word."""
+    if isinstance(error, BrokenPipeError):  # nobody reads our output any more
+        raise error
+    return message_of(error) or str(error)

@@ -21,6 +21,7 @@ from eval_recipes.embedding.processes import Processes
 from eval_recipes.results import SCORES
 from eval_recipes.task_checks import TaskProblem, check_task_audio
 from eval_recipes.task_lists import read_metadata, read_splits, read_vocabulary
+from hear_dasheng.files.atomic import flush
 
 
 class TaskEmbedder:
@@ -134,8 +135,6 @@ class TaskEmbedder:
                     written.result()
             except (ClipProblem, ModuleProblem) as error:
                 raise TaskProblem(str(error)) from error
-            except OSError as error:
-                raise TaskProblem(f"{out} cannot be written: {error}") from error
 
     @staticmethod
     def _write(
@@ -153,22 +152,20 @@ class TaskEmbedder:
         clips: list[Clip],
         start: float,
     ) -> None:
-        try:
-            layout.join_splits(out, splits)
-            seconds = time.monotonic() - start
-            on_gpu = self.module.device.type == "cuda"
-            profile = {
-                "time_elapsed": seconds,
-                "gpu_max_mem": torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None,
-                "gpu_device_name": torch.cuda.get_device_name() if on_gpu else "cpu",
-                "processes": self.processes.count,
-                "clips": len(clips),
-                "clips_kept_from_before": sum(map(len, splits.values())) - len(clips),
-                "audio_seconds": round(sum(clip.seconds for clip in clips), 3),
-            }
-            provenance.write_json(out / layout.PROFILE, profile)
-            provenance.record(out / layout.EMBEDDINGS_RECORD, self._identity_of(task_dir), seconds)
-            (out / layout.EMBEDDINGS_DONE).touch()
-            (out / BEGUN).unlink(missing_ok=True)
-        except OSError as error:
-            raise TaskProblem(f"{out} cannot be written: {error}") from error
+        layout.join_splits(out, splits)
+        seconds = time.monotonic() - start
+        on_gpu = self.module.device.type == "cuda"
+        profile = {
+            "time_elapsed": seconds,
+            "gpu_max_mem": torch.cuda.max_memory_reserved() / 2**30 if on_gpu else None,
+            "gpu_device_name": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "processes": self.processes.count,
+            "clips": len(clips),
+            "clips_kept_from_before": sum(map(len, splits.values())) - len(clips),
+            "audio_seconds": round(sum(clip.seconds for clip in clips), 3),
+        }
+        provenance.write_json(out / layout.PROFILE, profile)
+        provenance.record(out / layout.EMBEDDINGS_RECORD, self._identity_of(task_dir), seconds)
+        flush(out)  # once for all clips, which were written without, before the task is marked as done
+        (out / layout.EMBEDDINGS_DONE).touch()
+        (out / BEGUN).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from tqdm import tqdm
 from eval_recipes import provenance
 from eval_recipes.datasets.audio_files import decoding_fault, faults
 from eval_recipes.datasets.clips import ClipList, Faults
-from eval_recipes.embedding.clips import ClipProblem, scene_embeddings
+from eval_recipes.embedding.clips import RefusedClip, scene_embeddings
 from eval_recipes.embedding.module import HearModule, load_module
 from eval_recipes.neighbours.stored_embeddings import Batches, stored_embeddings, stored_keys
+
+MOST_REFUSED = 100
+"""Clips refused one after another, with none embedded in between, after which the module is to blame."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Embedder:
         if self.model and not Path(self.model).exists():
             _ = self._loaded  # or the revision that a name stands for may not be known
         return provenance.model_identity(self.module, self.model, self.options)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The module's, which is loaded for it."""
+        return self._loaded.sample_rate_hz
 
     @cached_property
     def _loaded(self) -> HearModule:
@@ -85,8 +93,9 @@ def embedded_clips(
 ) -> tuple[ClipList, Float[ndarray, "clips features"]]:
     """A data set whose every clip is embedded.
 
-    Headers of clips that are not embedded yet are read before the first is embedded. Where a clip turns out
-    later to be broken, all that are left are decoded, so that the data set is refused, or gone on with, once.
+    Headers of clips that are not embedded yet are read before the first is embedded. If a clip turns out
+    later to be broken, all that are left are decoded, so that the data set is refused, or used without
+    them, once. Clips that only the module refuses are left out one by one.
 
     Args:
         read: reads the data set, given what finds out which files cannot be used.
@@ -101,22 +110,40 @@ def embedded_clips(
         DatasetProblem, ClipProblem, ModuleProblem, StoredProblem: from each of these.
     """
     known = set() if redo else stored_keys(folder, identity)
-    found = {}
+    found: dict[str, str] = {}
 
     def by_header(files: Mapping[str, Path]) -> dict[str, str]:
         found.update(faults({key: path for key, path in files.items() if key not in known}))
         return found
 
+    def found_again(files: Mapping[str, Path]) -> dict[str, str]:
+        return found
+
     dataset = read(by_header)
     check(dataset)
-    try:
-        return dataset, stored_embeddings(folder, dataset.files, embed, identity, redo=redo, tell=tell)
-    except ClipProblem:
-        known = stored_keys(folder, identity)
-        left = {key: path for key, path in dataset.files.items() if key not in known}
-        broken = faults(left, decoding_fault, what="looking for broken files")
-        if not broken:
-            raise
-    dataset = read(lambda files: found | broken)
-    check(dataset)
-    return dataset, stored_embeddings(folder, dataset.files, embed, identity, tell=tell)
+    is_decoded, n_refused_in_a_row = False, 0
+    while True:
+        try:
+            return dataset, stored_embeddings(folder, dataset.files, embed, identity, redo=redo, tell=tell)
+        except RefusedClip as problem:
+            redo, before, known = False, known, stored_keys(folder, identity)
+            left = {key: path for key, path in dataset.files.items() if key not in known}
+            broken = {} if is_decoded else _broken(left, embed)
+            is_decoded = True
+            broken |= {
+                key: problem.reason
+                for key, path in left.items()
+                if path == problem.path and key not in broken
+            }
+            n_refused_in_a_row = n_refused_in_a_row + 1 if known == before else 0
+            if not broken or n_refused_in_a_row > MOST_REFUSED:
+                raise
+            found |= broken
+        dataset = read(found_again)
+        check(dataset)
+
+
+def _broken(files: Mapping[str, Path], embed: object) -> dict[str, str]:
+    """Return why files cannot be embedded, by their keys, after decoding all of them."""
+    rate_hz = embed.sample_rate_hz if isinstance(embed, Embedder) else None
+    return faults(files, partial(decoding_fault, rate_hz=rate_hz), what="looking for broken files")

@@ -11,6 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from hear_dasheng.files.atomic import atomic_file
+
 PARTS = "embeddings.parts"
 
 
@@ -70,9 +72,7 @@ def write_part(
     parts.mkdir(exist_ok=True)
     last = max((int(file.stem.removeprefix("part-")) for file in parts.glob("part-*.npz")), default=-1)
     path = parts / f"part-{last + 1:06}.npz"
-    partial = path.with_name(f".{path.name}.partial")
     keys = np.array([key for some, _ in batches for key in some])
     vectors = np.concatenate([vectors for _, vectors in batches])
-    with partial.open("wb") as opened:
+    with atomic_file(path) as opened:
         np.savez(opened, identity=np.array(json.dumps(identity)), keys=keys, vectors=vectors)
-    partial.replace(path)

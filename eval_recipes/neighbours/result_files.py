@@ -14,7 +14,8 @@ from eval_recipes.datasets.clips import ClipList
 from eval_recipes.neighbours.accuracy import Accuracy, mean_and_spread, together
 from eval_recipes.neighbours.classify import Choices, protocol_of
 from eval_recipes.neighbours.pictures import confusion_png
-from eval_recipes.task_files import write_whole
+from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.failures import shown
 
 SUFFIX = ".knn.json"
 
@@ -41,9 +42,9 @@ def result_of(dataset: ClipList, title: str, found: dict[str, Accuracy]) -> dict
         "n_references": _n_references(dataset, found),
         "n_classes": len(dataset.classes),
         "is_published": dataset.is_published,
-        "data": str(dataset.folder.resolve()),
+        "data": shown(dataset.folder.resolve()),
         "deviations": list(dataset.deviations),
-        "left_out": dict(dataset.left_out),
+        "left_out": {shown(path): reason for path, reason in dataset.left_out.items()},
         "accuracy_by_part": {part: its.accuracy for part, its in found.items()},
         "clips_by_part": {part: its.n_clips for part, its in found.items()},
         "accuracy_by_class": dict(zip(dataset.classes, whole.by_class(), strict=True)),
@@ -68,8 +69,8 @@ def write_results(
     confusion = together(list(found.values())).confusion
     heading = f"{result['title']}: {100 * result['accuracy']:.1f} %, {choices.name}"
     name = f"{choices.name}{_version(dataset)}"
-    write_whole(folder / f"{name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
-    write_whole(folder / f"{name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
+    write_atomically(folder / f"{name}.confusions.csv", _confusions(confusion, dataset.classes).encode())
+    write_atomically(folder / f"{name}.confusions.png", confusion_png(confusion, dataset.classes, heading))
     path = folder / f"{name}{SUFFIX}"
     provenance.write_json(path, result)
     return path

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 from jaxtyping import Float
 
 from eval_recipes import provenance
@@ -30,6 +29,8 @@ from eval_recipes.neighbours.embedded_parts import (
     require_same,
     write_part,
 )
+from hear_dasheng.files.atomic import atomic_file, remove_partials
+from hear_dasheng.files.lock import Locked, locked
 
 PART_CLIPS, PART_S = 1024, 60.0
 """A part is written after so many clips or seconds; a killed run loses no more."""
@@ -106,15 +107,11 @@ def stored_keys(folder: Path, identity: dict[str, Any]) -> set[str]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".embeddings.lock", timeout=0)
     try:
-        lock.acquire()
-    except Timeout as error:
+        with locked(folder / ".embeddings.lock"):
+            yield
+    except Locked as error:
         raise StoredProblem(f"another run is embedding into {folder}; let it end first") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _clear(folder: Path, but: Path | None = None) -> None:
@@ -124,8 +121,7 @@ def _clear(folder: Path, but: Path | None = None) -> None:
         for file in folder.glob(f"embeddings-*{suffix}"):
             if but is None or file.stem != but.stem:
                 file.unlink()
-    for file in folder.glob(".embeddings-*.partial"):
-        file.unlink()
+    remove_partials(folder)
 
 
 def _digest(identity: dict[str, Any], keys: Sequence[str]) -> str:
@@ -191,28 +187,52 @@ def _join(
     keys = list(dict.fromkeys([*clips, *before]))
     row_of = {key: row for row, key in enumerate(keys)}
     path = folder / f"embeddings-{_digest(identity, keys)}.npy"
-    partial = path.with_name(f".{path.name}.partial")
-    joined = None
-    for some, vectors in _pieces(held, parts):
-        if joined is None:
-            shape = (len(keys), vectors.shape[1])
-            joined = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        joined[[row_of[key] for key in some]] = vectors
-    if joined is None:
+    if not keys:
         raise StoredProblem("there are no clips to embed")
-    joined.flush()
-    circumstances = provenance.circumstances(time.monotonic() - started)
-    provenance.write_json(path.with_suffix(".json"), {"identity": identity, **circumstances, "clips": keys})
-    partial.replace(path)
+    with atomic_file(path) as file:
+        _write_rows(file, row_of, _pieces(held, parts))
+        circumstances = provenance.circumstances(time.monotonic() - started)
+        record = {"identity": identity, **circumstances, "clips": keys}
+        provenance.write_json(path.with_suffix(".json"), record)
     _clear(folder, but=path)
     return path, keys
+
+
+def _write_rows(
+    file: BinaryIO, row_of: Mapping[str, int], pieces: Iterator[tuple[Sequence[str], np.ndarray]]
+) -> None:
+    """Write vectors as one `.npy` file, each in its row, in whatever order they come.
+
+    They are written, not assigned to a memory map: a full disk then raises an `OSError` on every file system,
+    where writing to a map would end the process with SIGBUS.
+
+    Args:
+        file: empty.
+        row_of: rows by the clips' keys.
+        pieces: keys and vectors, float32, all of one width.
+    """
+    start, shape = 0, (0, 0)
+    for keys, vectors in pieces:
+        if not start:
+            shape = (len(row_of), vectors.shape[1])
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+        if vectors.shape[1] != shape[1]:
+            raise StoredProblem(
+                f"the module's embeddings have {shape[1]} and {vectors.shape[1]} features; "
+                "--redo embeds all clips again"
+            )
+        for key, vector in zip(keys, vectors, strict=True):
+            file.seek(start + row_of[key] * vector.size * 4)
+            file.write(np.ascontiguousarray(vector, "<f4"))
 
 
 def _pieces(
     held: tuple[Path, list[str]] | None, parts: Mapping[Path, Sequence[str]]
 ) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     if held:
-        vectors = np.load(held[0], mmap_mode="r")
+        vectors = _mapped(*held, "r")
         for start in range(0, len(held[1]), COPIED_ROWS):
             yield held[1][start : start + COPIED_ROWS], vectors[start : start + COPIED_ROWS]
     for file, keys in parts.items():
@@ -220,8 +240,23 @@ def _pieces(
             yield keys, part["vectors"]
 
 
+def _mapped(path: Path, keys: Sequence[str], mode: Literal["r", "c"]) -> np.ndarray:
+    """Return a file's vectors, mapped.
+
+    Raises:
+        StoredProblem: they are not as many as their keys, or something else than vectors.
+    """
+    try:
+        vectors = np.load(path, mmap_mode=mode)  # refuses pickled objects
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(keys):
+            raise ValueError(f"it holds {vectors.dtype} of the shape {vectors.shape} for {len(keys)} clips")
+    except (ValueError, EOFError) as error:
+        raise StoredProblem(f"{path} is damaged ({error}); --redo embeds again") from error
+    return vectors
+
+
 def _rows(path: Path, keys: Sequence[str], clips: Mapping[str, Path]) -> np.ndarray:
-    vectors = np.load(path, mmap_mode="c")
+    vectors = _mapped(path, keys, "c")
     if list(keys[: len(clips)]) == list(clips):
         return vectors[: len(clips)]
     row_of = {key: row for row, key in enumerate(keys)}

@@ -7,6 +7,7 @@ killed processes are removed by `remove_partials`, which a command calls once it
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import secrets
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 """Ending of the names of unfinished files and folders."""
@@ -35,7 +36,7 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
             under the final name. Without it many small files are written faster.
 
     Raises:
-        OSError: the disk is full or cannot be written.
+        OSError: the disk is full or cannot be written; `filename` is `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,26 +44,79 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     try:
         yield partial
         if is_durable:
-            _flush(partial)
+            flush(partial)
         _replace(partial, path)
         if is_durable:
             _flush_entry(path.parent)
-    except BaseException:
+    except BaseException as error:
         remove(partial)
-        raise
+        if (cause := system_error(error)) is None:
+            raise
+        if cause.filename in (None, str(partial)):  # a failed write does not name its file
+            cause.filename, cause.filename2 = str(path), None
+        if cause is error:
+            raise
+        raise cause from error
 
 
 @contextmanager
 def atomic_file(path: Path, *, is_durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` when the block ends without an error; see `atomic_path`."""
-    with atomic_path(path, is_durable=is_durable) as partial, partial.open("xb") as file:
+    with atomic_path(path, is_durable=is_durable) as partial, remembering_file(partial) as file:
         yield file
         file.flush()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+@contextmanager
+def remembering_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new binary file; if writing to it fails, raise that error, not what a library made of it."""
+    raw = _RememberingFile(path, "xb")
+    try:
+        with io.BufferedWriter(raw) as file:
+            yield file
+    except Exception as error:
+        if raw.failure is None or raw.failure is error:
+            raise
+        raise raw.failure from error
+
+
+class _RememberingFile(io.FileIO):
+    """A file that keeps its write error, because some writers (`torch.save`) raise a vague one instead.
+
+    Attributes:
+        failure: the error of the write that failed, if one did.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write and remember an error."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return the failed system call behind an exception, or None if there is none.
+
+    Libraries written in Rust, such as safetensors, raise exceptions of their own whose text holds the number.
+
+    >>> system_error(ValueError("I/O error: No space left on device (os error 28)"))
+    OSError(28, 'No space left on device')
+    """
+    if isinstance(error, BrokenPipeError):  # concerns the reader of our output, never the file being written
+        return None
+    if isinstance(error, OSError):
+        return error if error.errno is not None else None
+    number = re.search(r"(?:os error|code:) (\d+)", str(error)) if isinstance(error, Exception) else None
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+
+
+def write_atomically(path: Path, content: bytes | str, *, is_durable: bool = True) -> None:
     """Write a small file atomically; text is encoded as UTF-8."""
-    with atomic_file(path) as file:
+    with atomic_file(path, is_durable=is_durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -108,8 +162,8 @@ def _replace(partial: Path, path: Path) -> None:
     remove(aside)
 
 
-def _flush(path: Path) -> None:
-    """Flush a file, or each file and folder of a tree, to the disk."""
+def flush(path: Path) -> None:
+    """Flush a file, or each file and folder of a tree, to the disk; quick where they are there already."""
     if not path.is_dir():
         _flush_entry(path)
         return

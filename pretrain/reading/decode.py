@@ -12,11 +12,10 @@ import soxr
 from jaxtyping import Float
 
 from hear_dasheng.audio import MAX_PEAK
+from whole_audio import rate_fault
 
 BLOCK_VALUES = 1 << 22
 """Most samples, over all channels, that are decoded at once."""
-RATES_HZ = (1000, 1_000_000)
-"""Lowest and highest sample rate; a damaged header would make hours of noise out of a clip."""
 
 
 class UnusableAudio(Exception):
@@ -65,8 +64,8 @@ def decode_crops(
     n_crops = 0
     try:
         with _OnwardOnly(io.BytesIO(encoded)) as audio:
-            if not RATES_HZ[0] <= audio.samplerate <= RATES_HZ[1]:
-                raise UnusableAudio("undecodable", f"it claims a sample rate of {audio.samplerate} Hz")
+            if fault := rate_fault(audio.samplerate):
+                raise UnusableAudio("undecodable", fault)
             blocks = _mono_blocks(audio, chunk_samples, sample_rate_hz)
             if audio.samplerate != sample_rate_hz:
                 blocks = _resampled(blocks, audio.samplerate, sample_rate_hz)
