@@ -23,8 +23,8 @@ from tqdm import tqdm
 from eval_recipes.archives import RATE_FOLDER, ImportProblem, Member, archive_members, folder_members
 from eval_recipes.task_files import UnusableClip, lists_of, missing_files, resample
 from eval_recipes.task_lists import read_vocabulary
-from hear_dasheng.files.lock import Locked, locked
 from hear_dasheng.files.atomic import flush, remove_partials, write_atomically
+from hear_dasheng.files.lock import Locked, locked
 
 IN_FLIGHT_PER_WORKER = 4
 IN_FLIGHT_BYTES = 1 << 29

@@ -7,7 +7,6 @@ Two layouts: `mispeech/dasheng-*`'s folder (`config.json`, `preprocessor_config.
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eval_recipes.embedding.module import Embedding
+from eval_recipes.task_checks import TaskProblem
 from eval_recipes.task_lists import METADATA, VOCABULARY, read_splits
 from hear_dasheng.files.atomic import atomic_file, write_atomically
 
