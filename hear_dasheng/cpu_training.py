@@ -87,12 +87,12 @@ def can_use_onednn(x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "out
         and x.ndim > 1
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and _is_onednn_usable()
+        and is_onednn_usable()
     )
 
 
 @functools.cache
-def _is_onednn_usable() -> bool:
+def is_onednn_usable() -> bool:
     """Whether this build of torch on this CPU has the operator, tried on a small product."""
     if not torch.backends.mkldnn.is_available():
         return False

@@ -33,7 +33,7 @@ MOST_SECONDS = 3600.0
     help="auto (the first GPU, or else the CPU), cpu, cuda, cuda:1, mps.",
 )
 @click.option(
-    "--sizes", help=f"Sizes to measure, separated by commas; the first is compared.  [default: {SIZES}]"
+    "--sizes", help=f"Sizes to measure, separated by commas; the smallest is compared.  [default: {SIZES}]"
 )
 @click.option("--precision", default=PRECISIONS, show_default=True, help="Precisions, separated by commas.")
 @click.option(
@@ -63,7 +63,10 @@ def doctor(
     from hear_dasheng.diagnosis import devices, layout, record
 
     request = _request(
-        device, sizes or (QUICK_SIZES if quick else SIZES), precision, _seconds(seconds, quick)
+        device,
+        (QUICK_SIZES if quick else SIZES) if sizes is None else sizes,
+        precision,
+        _seconds(seconds, quick),
     )
     _check_writable(json_path)
     start = time.monotonic()
@@ -97,13 +100,13 @@ def _request(device: str, sizes: str, precision: str, seconds: float) -> Request
 
 
 def _listed(option: str, text: str, known: list[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
             raise click.BadParameter(
                 f"{name!r} is none of {', '.join(known)}; separate several by commas", param_hint=option
             )
-    return names
+    return tuple(name for name in known if name in names)
 
 
 def _seconds(seconds: float | None, quick: bool) -> float:

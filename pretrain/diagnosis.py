@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hear_dasheng import cpu_training
 from hear_dasheng.compute import measure
 from hear_dasheng.compute.checks import BOUNDS, PASS, Parity, Request, Throughput, plan_clips
-from hear_dasheng.cpu_training import plain_operators
 from hear_dasheng.diagnosis.signals import fitted_encoder, fixed_audio
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
@@ -41,6 +41,10 @@ class TrainingCheck:
     def __init__(self, request: Request) -> None:
         self._request = request
 
+    def operators(self) -> dict[str, bool]:
+        """Return whether oneDNN multiplies in training."""
+        return {"training, fp32": cpu_training.is_onednn_usable()}
+
     def _model(self) -> MaskedAutoencoder:
         size = self._request.sizes[0]
         encoder = fitted_encoder(size, fixed_audio(CLIPS, CLIP_S)).requires_grad_(True)
@@ -50,7 +54,7 @@ class TrainingCheck:
 
     @functools.cached_property
     def _reference(self) -> tuple[Tensor, dict[str, Tensor]]:
-        with plain_operators(), sdpa_kernel(SDPBackend.MATH):
+        with cpu_training.plain_operators(), sdpa_kernel(SDPBackend.MATH):
             return _gradients(self._model(), torch.device("cpu"), "fp32")
 
     def parity(self, precision: str) -> list[Parity]:
@@ -66,8 +70,8 @@ class TrainingCheck:
         bound = BOUNDS[precision]
         return [
             # The mean over thousands of patches: their errors cancel.
-            Parity.of(self.name, "loss", precision, loss_error, bound / 10, "of the loss"),
-            Parity.of(self.name, "gradients", precision, all_error, bound, "of their norm"),
+            Parity.of(self.name, "loss", precision, loss_error, bound / 10, "the loss"),
+            Parity.of(self.name, "gradients", precision, all_error, bound, "their norm"),
             # A parameter's own gradient may be small, and its error with it is not.
             Parity.of(
                 self.name,
@@ -75,7 +79,8 @@ class TrainingCheck:
                 precision,
                 of_each[worst],
                 2 * bound,
-                f"of the norm of {worst}",
+                "its norm",
+                worst,
             ),
         ]
 
@@ -87,7 +92,7 @@ class TrainingCheck:
             request,
             # Gradients of activations need as much again for a moment, and bf16 a copy of the weights.
             fixed_bytes=(STATE_BYTES + (2 if precision == "bf16" else 0)) * parameters,
-            bytes_per_clip=1.25 * kept_bytes,
+            bytes_per_clip=kept_bytes * 5 // 4,
             flop_per_clip=flop,
             peak_flops=peak_flops,
             most=MOST_CLIPS,
@@ -149,6 +154,6 @@ def _cost_of_clip(size: str) -> tuple[int, int, int]:
         mask = random_mask(1, model.n_tokens(samples), MASK_RATIO, MASK_GROUP)
         loss_of(torch.empty(1, samples), mask).mean().backward()
 
-    with plain_operators(), sdpa_kernel(SDPBackend.MATH):
+    with cpu_training.plain_operators(), sdpa_kernel(SDPBackend.MATH):
         flop, kept_bytes = measure.cost(model, step)
     return flop, kept_bytes, sum(parameter.numel() for parameter in model.parameters())

@@ -30,6 +30,7 @@ def test_help_lists_every_command(tmp_path):
         "tasks",
         "report",
         "demo",
+        "doctor",
     )
     for name in names:
         assert re.search(rf"^  {name} +[A-Z]", result.stdout, re.MULTILINE), name

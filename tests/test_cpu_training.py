@@ -35,7 +35,7 @@ def small_autoencoder():
 
 @pytest.fixture
 def needs_onednn():
-    if not cpu_training._is_onednn_usable():
+    if not cpu_training.is_onednn_usable():
         pytest.skip("this build of torch has no oneDNN")
 
 

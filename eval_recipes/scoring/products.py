@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 @functools.cache
-def _is_onednn_usable() -> bool:
+def is_onednn_usable() -> bool:
     """Whether this build of torch has oneDNN's linear layer, tried on a small product."""
     if not torch.backends.mkldnn.is_available():
         return False
@@ -38,7 +38,7 @@ class Products:
 
     def __init__(self, precision: str, device: torch.device) -> None:
         self.is_bf16 = precision == "bf16"
-        self._uses_onednn = not self.is_bf16 and device.type == "cpu" and _is_onednn_usable()
+        self._uses_onednn = not self.is_bf16 and device.type == "cpu" and is_onednn_usable()
 
     def factor(self, x: Float[Tensor, "rows columns"]) -> Tensor:
         """A factor in the precision of the products; reuse it where it occurs twice."""

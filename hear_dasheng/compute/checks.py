@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -59,8 +59,8 @@ class Parity:
         status: PASS, FAIL or SKIPPED.
         error: the difference, in `unit`; None if there is none, or if it is not finite.
         bound: the largest difference that passes.
-        unit: what the error is relative to.
-        reason: why the row failed without an error, or was skipped.
+        unit: dB, or what the error is relative to.
+        reason: why the row failed without an error or was skipped, or which parameter the error is of.
     """
 
     check: str
@@ -73,13 +73,22 @@ class Parity:
     reason: str = ""
 
     @classmethod
-    def of(cls, check: str, quantity: str, precision: str, error: float, bound: float, unit: str) -> Parity:
+    def of(
+        cls,
+        check: str,
+        quantity: str,
+        precision: str,
+        error: float,
+        bound: float,
+        unit: str,
+        reason: str = "",
+    ) -> Parity:
         """Compare an error with its bound; an error that is not finite fails."""
         if not torch.isfinite(torch.tensor(error)):
             return cls(
                 check, quantity, precision, FAIL, None, bound, unit, f"the result is not finite ({error})"
             )
-        return cls(check, quantity, precision, PASS if error <= bound else FAIL, error, bound, unit)
+        return cls(check, quantity, precision, PASS if error <= bound else FAIL, error, bound, unit, reason)
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,7 @@ class Throughput:
     reason: str = ""
 
 
+@runtime_checkable
 class Check(Protocol):
     """What an entry point provides; it is created with a `Request`.
 
@@ -126,6 +136,9 @@ class Check(Protocol):
 
     name: str
     measures_speed: bool
+
+    def operators(self) -> dict[str, bool]:
+        """Return which of the package's own fast operators for CPUs work here, as its code has tried them."""
 
     def parity(self, precision: str) -> list[Parity]:
         """Compute on the device in this precision, and compare with the CPU.
@@ -150,9 +163,9 @@ class Check(Protocol):
 def plan_clips(
     request: Request,
     *,
-    fixed_bytes: float,
-    bytes_per_clip: float,
-    flop_per_clip: float,
+    fixed_bytes: int,
+    bytes_per_clip: int,
+    flop_per_clip: int,
     peak_flops: float,
     most: int,
 ) -> int:

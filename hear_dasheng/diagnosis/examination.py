@@ -26,12 +26,14 @@ class Examination:
         parity: rows of all checks.
         throughput: rows of all checks.
         peak_flops: the best rate of one matrix product, by precision.
+        operators: which of the packages' own fast operators for CPUs work here.
         unavailable: checks that cannot be made here, and why.
     """
 
     parity: list[Parity] = field(default_factory=list)
     throughput: list[Throughput] = field(default_factory=list)
     peak_flops: dict[str, float] = field(default_factory=dict)
+    operators: dict[str, bool] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -41,7 +43,7 @@ class Examination:
         return FAIL not in statuses and any(row.error is not None for row in self.parity)
 
 
-def load_checks() -> tuple[list[type[Check]], dict[str, str]]:
+def load_checks() -> tuple[list[Callable[[Request], Check]], dict[str, str]]:
     """Import the registered checks.
 
     Returns:
@@ -73,11 +75,17 @@ class Examiner:
     """
 
     def __init__(
-        self, checks: list[type[Check]], request: Request, refused: dict[str, str], measures_speed: bool
+        self,
+        checks: list[Callable[[Request], Check]],
+        request: Request,
+        refused: dict[str, str],
+        measures_speed: bool,
     ) -> None:
         self._checks = [check(request) for check in checks]
         self._request, self._refused, self._measures_speed = request, refused, measures_speed
         self.found = Examination()
+        for check in self._checks:
+            self.found.operators |= check.operators()
 
     def steps(self) -> list[tuple[str, Callable[[], None]]]:
         """Return everything that is to be done: a description, and a function that adds rows to `found`."""
@@ -127,7 +135,7 @@ class Examiner:
             row = Throughput(check.name, size, precision, SKIPPED, reason=str(skip))
         except Exception as error:  # as above
             logger.debug("the speed of %s in %s failed", check.name, precision, exc_info=True)
-            is_too_large = "out of memory" in str(error).lower()
+            is_too_large = any(text in str(error).lower() for text in ("out of memory", "allocate memory"))
             row = Throughput(
                 check.name, size, precision, SKIPPED if is_too_large else FAIL, reason=_in_a_line(error)
             )

@@ -19,7 +19,7 @@ def as_text(record: dict[str, Any]) -> str:
     sections = [
         ("Versions", _pairs(record["versions"])),
         ("Machine", _machine(record["machine"])),
-        ("Libraries", _libraries(record["libraries"])),
+        ("Libraries", _libraries(record["libraries"], record["onednn_operators"])),
         ("Audio files", _audio(record["audio"])),
         ("Devices", _devices(record)),
         (f"Precisions on {record['request']['device']}", _precisions(record["precisions"])),
@@ -39,6 +39,8 @@ def verdict(record: dict[str, Any]) -> list[str]:
     failed = [row for row in (*record["parity"], *record["throughput"]) if row["status"] == FAIL]
     compared = rows[PASS] + rows[FAIL]
     line = f"{record['verdict']}: {rows[PASS]} of {compared} comparisons are within their bounds"
+    if not compared:
+        line = f"{record['verdict']}: nothing was compared"
     if rows[SKIPPED]:
         line += f", {rows[SKIPPED]} skipped"
     if record["unavailable"]:
@@ -51,9 +53,11 @@ def verdict(record: dict[str, Any]) -> list[str]:
 
 
 def _cause(row: dict[str, Any]) -> str:
-    if row["reason"]:
+    if row.get("error") is None:
         return row["reason"]
-    return f"the error {row['error']:.1e} {row['unit']} is above the bound {row['bound']:.1e}"
+    unit = "dB" if row["unit"] == "dB" else f"of {row['unit']}"
+    of_what = f" ({row['reason']})" if row["reason"] else ""
+    return f"the error {row['error']:.1e} {unit}{of_what} is above the bound {row['bound']:.1e}"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
@@ -100,15 +104,13 @@ def _machine(machine: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _libraries(libraries: dict[str, Any]) -> list[str]:
+def _libraries(libraries: dict[str, Any], operators: dict[str, bool]) -> list[str]:
     names = (("oneDNN", "onednn"), ("MKL", "mkl"), ("OpenMP", "openmp"))
     parts = [f"{title} {libraries[key] or 'none'}" for title, key in names]
-    operators = [
-        f"{name}: {'yes' if works else 'no'}" for name, works in libraries["operators_in_use"].items()
-    ]
+    used = [f"{name}: {'yes' if works else 'no'}" for name, works in operators.items()]
     return [
         *_entry("BLAS", ", ".join([libraries["blas"], *parts])),
-        *_entry("oneDNN for", "; ".join(operators)),
+        *_entry("oneDNN used", "; ".join(used)),
     ]
 
 
@@ -167,7 +169,7 @@ def _parity_title(record: dict[str, Any]) -> str:
 
 
 def _parity(record: dict[str, Any]) -> list[str]:
-    rows = [("check", "quantity", "precision", "error", "bound", "", "relative to")]
+    rows = [("check", "quantity", "precision", "error", "bound", "", "of")]
     for row in record["parity"]:
         if row["error"] is None:
             name = "" if row["quantity"] == "all" else row["quantity"]
@@ -189,28 +191,41 @@ def _unavailable(record: dict[str, Any]) -> list[str]:
 
 
 def _throughput(record: dict[str, Any]) -> list[str]:
-    peaks = [f"{name} {flops / 1e12:.3g} TFLOP/s" for name, flops in record["matrix_peak_flops"].items()]
-    lines = _entry("matrix peak", ", ".join(peaks) or "not measured")
+    peaks = [f"{name} {_flops(peak)}" for name, peak in record["matrix_peak_flops"].items()]
     rows = [("check", "size", "precision", "per second", "clips", "s a call", "of peak", "memory")]
-    notes = []
-    for row in record["throughput"]:
-        name = (row["check"], row["size"], row["precision"])
-        if row["rate"] is None:
-            rows.append((*name, row["status"], "", "", "", ""))
-            notes += _wrapped(f"  {', '.join(name)}: {row['status']}, {row['reason']}", "    ")
-            continue
+    for row in (row for row in record["throughput"] if row["rate"] is not None):
         memory = row["peak_memory_bytes"]
         rows.append(
             (
-                *name,
-                f"{row['rate']:.3g} {'h' if row['unit'].startswith('hours') else row['unit']}",
+                row["check"],
+                row["size"],
+                row["precision"],
+                f"{row['rate']:.3g} {row['unit']}",
                 str(row["clips"]),
                 f"{row['seconds']:.3g}",
                 f"{100 * row['share_of_peak']:.0f} %",
-                "?" if memory is None else f"{memory / GIB:.2f} GiB",
+                "not known" if memory is None else f"{memory / GIB:.2f} GiB",
             )
         )
-    return [*lines, *_table(rows), *notes]
+    table = _table(rows) if len(rows) > 1 else []
+    return [*_entry("matrix peak", ", ".join(peaks) or "not measured"), *table, *_not_measured(record)]
+
+
+def _not_measured(record: dict[str, Any]) -> list[str]:
+    """Return a line for each reason why something was not measured."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in (row for row in record["throughput"] if row["rate"] is None):
+        name = f"{row['check']} {row['size']} {row['precision']}"
+        found.setdefault((row["status"], row["reason"]), []).append(name)
+    return [
+        line
+        for (status, reason), names in found.items()
+        for line in _wrapped(f"  {status} {', '.join(names)}: {reason}", "    ")
+    ]
+
+
+def _flops(rate: float) -> str:
+    return f"{rate / 1e12:.1f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.3g} GFLOP/s"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -31,7 +31,8 @@ def new_record(
         - elapsed_s: the duration of all checks.
         - versions: a version by package; those installed.
         - machine: system, processor, flags, cores, threads, memory in bytes, environment variables.
-        - libraries: BLAS, oneDNN, OpenMP, and which of this package's operators work here.
+        - libraries: BLAS, MKL, oneDNN, OpenMP.
+        - onednn_operators: which of the packages' own fast operators for CPUs work here.
         - audio: version of libsndfile, and for each format `works`, `error` and `reason` (`AudioFormat`).
         - devices, cuda: the devices that torch can use, and what it is built for.
         - precisions: for the device under test, `works`, `error` and `reason` (`PrecisionTrial`).
@@ -53,6 +54,7 @@ def new_record(
         "versions": versions(),
         "machine": machine(),
         "libraries": libraries(),
+        "onednn_operators": dict(found.operators),
         "audio": {"libsndfile": libsndfile_version(), "formats": _rows(audio_formats())},
         "devices": devices(),
         "cuda": cuda(),

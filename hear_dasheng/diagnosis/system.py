@@ -15,7 +15,6 @@ import torch
 
 from hear_dasheng import __version__
 from hear_dasheng.compute.measure import available_memory_bytes, container_limit
-from hear_dasheng.diagnosis.embedding import operators_in_use
 
 DISTRIBUTIONS = (
     "torch",
@@ -97,7 +96,7 @@ def machine() -> dict[str, Any]:
 
 
 def libraries() -> dict[str, Any]:
-    """Return torch's BLAS, oneDNN and OpenMP, and whether this package's operators are in use."""
+    """Return torch's BLAS, MKL, oneDNN and OpenMP."""
     config = torch.__config__.show()
     blas = re.search(r"BLAS_INFO=(\w+)", config)
     onednn = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", config)
@@ -108,7 +107,6 @@ def libraries() -> dict[str, Any]:
         "mkl": mkl.group(1) if mkl else None,
         "onednn": onednn.group(1) if onednn and torch.backends.mkldnn.is_available() else None,
         "openmp": openmp.group(1) if openmp else None,
-        "operators_in_use": operators_in_use(),
     }
 
 
