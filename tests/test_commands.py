@@ -1,8 +1,10 @@
 """The console command: what each subcommand says, also when something is missing."""
 
 import re
+import resource
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -40,6 +42,27 @@ def test_help_imports_no_command():
     code = "import sys; from hear_dasheng.cli import main; main(['--help'], standalone_mode=False)"
     code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["init", "export"])
+@pytest.mark.parametrize("name", ["new", "new.pt"])
+def test_a_full_disk_is_reported_in_one_line_and_nothing_stays(tmp_path, tiny_folder, command, name):
+    arguments = ("init", "tiny", name) if command == "init" else ("export", str(tiny_folder), name)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    result = run_command(*arguments, cwd=tmp_path, preexec_fn=limit)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: could not write {name}: ")
+    assert "No space left on device" in line or "File too large" in line
+    assert line.endswith(". Make room, or choose another path")
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_that_torch_does_not_take_are_refused(tmp_path):
+    result = run_command("init", "tiny", "new", "--seed", str(2**64), cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Invalid value for '--seed'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_init_info_export(tmp_path):

@@ -133,6 +133,24 @@ def test_model_args_pass_any_encoder_option():
         ({"model_args": {"group_masking": "2"}}, "group_masking is '2'"),
         ({"score_function": ["kNN", 1.0]}, "score_function is kNN, but knn_data names no folder"),
         ({"score_function": ["mAP", 1.0]}, "score_function is 'mAP'"),
+        ({"optimizer_args": {"lr": float("inf")}}, "optimizer_args.lr is inf: it must be a number above 0"),
+        (
+            {"optimizer": "LBFGS", "optimizer_args": {"lr": 1}},
+            "optimizer is 'LBFGS', which cannot train here",
+        ),
+        ({"optimizer": "SparseAdam", "optimizer_args": {"lr": 1}}, "'SparseAdam', which cannot train here"),
+        ({"chunk_length": float("inf")}, "chunk_length is inf: it must be a finite number"),
+        ({"chunk_length": 1e-9}, "chunk_length is 1e-09 s: that is less than a sample"),
+        ({"seed": 10**30}, "it must be less than 9223372036854775808"),
+        ({"batch_size": 10**30}, "it must be less than or equal to 1000000000"),
+        ({"model_args": "hello"}, "model_args is 'hello': it must be a valid dictionary"),
+        ({"model_args": {"group_masking": 10**30}}, "it must be true, false or a number from 1 to 10000"),
+        ({"score_function": ["Loss", float("nan")]}, "score_function is nan: it must be a finite number"),
+        ({"logfile": "../train.log"}, "logfile is '../train.log': it must be a name in the run folder"),
+        ({"logfile": "/tmp/train.log"}, "logfile is '/tmp/train.log': it must be a name in the run folder"),
+        ({"logfile": "metrics.jsonl"}, "that nothing else there has"),
+        ({"run_dir": "a\0b"}, "holds a NUL character"),
+        ({"model": "x" * 300}, "x...: it must be 'dasheng_tiny'"),
         ({"precision": "fp8"}, "precision is 'fp8': it must be 'fp32', 'bf16' or 'fp16'"),
     ],
 )
@@ -148,6 +166,7 @@ def test_impossible_values_are_refused_by_name(changes, message):
     [
         ({"model_args": {"embed_dims": 3}}, "'embed_dims'; did you mean 'embed_dim'"),
         ({"model_args": {"num_heads": 5}}, "num_heads"),
+        ({"model_args": {"num_heads": 0}}, "model_args: num_heads=0: must be a whole number above 0"),
         ({"chunk_length": 11.0}, "chunk_length 11.0 s gives 275 tokens, but the model has positions for 252"),
         ({"chunk_length": 0.05, "mask_ratio": 0.75}, "mask_ratio 0.75 of 1 tokens keeps 0"),
     ],
@@ -183,6 +202,9 @@ def test_options_override_the_file(tmp_path):
         (["--batch_siez", "7"], "no key 'batch_siez'; the nearest is 'batch_size'"),
         (["--batch_size"], "--batch_size has no value"),
         (["--batch_size", "two"], "command line's options: batch_size is 'two': it must be a valid integer$"),
+        (["--optimizer_args", "{lr: 1, lr: 2}"], "--optimizer_args .*the key 'lr' is there twice"),
+        (["--epochs", "2026-13-45"], "--epochs '2026-13-45': not YAML: month must be in 1..12"),
+        (["--" + "k" * 300, "1"], r"there is no key 'k+\.\.\.; the nearest"),
         (["batch_size=7"], "is not an option; write --key value"),
     ],
 )
@@ -195,14 +217,30 @@ def test_options_that_make_no_sense_are_refused(tmp_path, options, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b", "must hold `key: value` lines"), ("a: [", "not YAML"), (None, "cannot read")],
+    [
+        (b"- a\n- b", "must hold `key: value` lines"),
+        (b"a: [", r"not YAML: .* \(line 1\)"),
+        (None, "cannot read"),
+        ("outputpath: f\u00fcr".encode("latin-1"), "is not UTF-8 text .* at byte 13"),
+        (b"a: " + b"[" * 5_000, "nested too deeply"),
+        (b"seed: 1\nbatch_size: 2\nseed: 3", r"the key 'seed' is there twice \(line 3\)"),
+        (b"epochs: !!int ''", "not YAML"),
+    ],
+    ids=["list", "open", "gone", "latin-1", "deep", "twice", "no number"],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+        path.write_bytes(text)
+    with pytest.raises(ConfigError, match=message) as error:
         read_config(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_with_a_name_that_is_too_long_is_refused():
+    with pytest.raises(ConfigError, match="cannot read the config a+: File name too long"):
+        read_config("a" * 300)
 
 
 def test_every_key_is_explained():

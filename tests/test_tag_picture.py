@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tagging_cases import invoke
 
-from hear_dasheng.tag_plot import likely_classes, tags_figure
+from hear_dasheng.tag_plot import draw_tags, likely_classes, tags_figure
 from hear_dasheng.tagger import Tagger, Tags
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,6 +21,14 @@ def test_a_picture(sound_folder, fitted_checkpoint):
     for name in ("out.svg", "out.pdf"):
         assert invoke("short.wav", "--model", fitted_checkpoint, "--plot", name).exit_code == 0
         assert (sound_folder / name).stat().st_size > 1_000
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path):
+    steps = np.full((4, 2), 0.5, np.float32)
+    tags = Tags(8.0, steps.mean(0), steps, np.linspace(0, 8.0, 5))
+    path = tmp_path / "out.svg"
+    draw_tags({"cash_$_and_$_.wav": tags}, ("$_a_$", "dog"), path, 2)
+    assert path.stat().st_size > 1_000
 
 
 def picture_of(names, tops, seconds=8.0):

@@ -33,6 +33,7 @@ Shards = Annotated[list[Any], BeforeValidator(lambda value: [value] if isinstanc
 Whole = Annotated[int, Field(ge=1, le=10**9)]
 WholeOr0 = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Part = Annotated[float, Field(gt=0, lt=1)]
@@ -96,7 +97,7 @@ class RunConfig:
     """Epochs between validations."""
     n_saved: Whole = 4
     """How many of the best encoders are kept."""
-    score_function: tuple[Literal["Loss", "kNN"], float] = ("Loss", -1.0)
+    score_function: tuple[Literal["Loss", "kNN"], Finite] = ("Loss", -1.0)
     """What the best are chosen by (kNN needs `knn_data`), and the factor that makes higher better."""
     average_final_model: bool = True
     """At the end, average the kept ones; this is then the run's encoder."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pretrain.training.config import MODELS, Positive, RunConfig, Whole, WholeOr0
+from pretrain.training.config import MODELS, Finite, Positive, RunConfig, Whole, WholeOr0
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -57,7 +57,7 @@ class FinetuneConfig(RunConfig):
     """Clips are rolled by up to this part of their length, to either side."""
 
     # Published keys with other defaults
-    score_function: tuple[Literal["mAP", "accuracy", "Loss", "kNN"], float] | None = None
+    score_function: tuple[Literal["mAP", "accuracy", "Loss", "kNN"], Finite] | None = None
     """What the best are chosen by, and what makes higher better; null: mAP (multi), accuracy (single)."""
     optimizer: str = "AdamW"
     """As in pretraining."""

@@ -23,6 +23,15 @@ def labelled_files(folder: str | Path) -> list[tuple[Path, str]]:
         ConfigError: fewer than two classes, or a class of one file.
     """
     folder = Path(folder)
+    try:
+        return _labelled_files(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"knn_data {folder} cannot be read: {error.strerror}; name another folder"
+        ) from error
+
+
+def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
     files = [
         (path, path.parent.name)
         for path in sorted(folder.glob("*/*"))

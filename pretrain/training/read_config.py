@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ WRITTEN_BY_THE_PUBLISHED_TRAINER = ("config_file", "outputdir")
 SHIPPED = Path(__file__).parent.parent / "configs"
 NESTED = ("model_args", "optimizer_args")
 SHOWN_CHARACTERS = 100
+LARGEST_GROUP = 10_000
+"""Neighbouring tokens that are masked together, at most; windows are shorter."""
 RUN_FILES = {
     *(".run.lock", "config.yaml", "metrics.jsonl", "classes.json", "config.json", "preprocessor_config.json"),
     *("model.safetensors", "states", "best", "last", "averaged", "ema", "pictures", "tensorboard"),
@@ -203,8 +206,11 @@ def _check_data(config: RunConfig, source: str) -> None:
 
 def _check_group(config: PretrainConfig, source: str) -> None:
     group = config.model_args.get("group_masking", False)
-    if not isinstance(group, int) or config.mask_group < 1:
-        raise ConfigError(f"{source}: group_masking is {group!r}: it must be true, false or a number from 1")
+    if not isinstance(group, int) or not 1 <= config.mask_group <= LARGEST_GROUP:
+        raise ConfigError(
+            f"{source}: group_masking is {_shown(group)}: it must be true, false or a number from 1 to "
+            f"{LARGEST_GROUP}"
+        )
 
 
 def _check_classification(config: FinetuneConfig, source: str) -> None:
@@ -234,7 +240,8 @@ def _check_optimizer(config: RunConfig, source: str) -> None:
         config.optimizer_args, set(arguments) - {"params"}, f"{source}: optimizer_args of {kind.__name__}"
     )
     rate = config.optimizer_args.get("lr")
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or rate <= 0:
+    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not is_number or not 0 < rate < math.inf:
         raise ConfigError(f"{source}: optimizer_args.lr is {_shown(rate)}: it must be a number above 0")
     _check_step(kind, config.optimizer, source)
 

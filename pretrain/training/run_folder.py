@@ -174,7 +174,8 @@ def _removed_unless_begun(files: list[Path], folders: list[Path]) -> Iterator[Ca
     except BaseException:
         if not has_begun:
             for path in files:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a name that is too long was never written
+                    path.unlink(missing_ok=True)
             with suppress(OSError):  # others have written there meanwhile
                 for path in folders:
                     path.rmdir()
