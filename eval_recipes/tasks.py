@@ -159,7 +159,7 @@ def fetch_command(names: tuple[str, ...], out: Path, downloads: Path | None, **o
     )
     try:
         fetch_tasks(find_tasks(names), fetch)
-    except (UnknownTask, ImportProblem, OSError) as problem:
+    except (UnknownTask, ImportProblem) as problem:
         raise click.ClickException(str(problem)) from problem
 
 
@@ -172,7 +172,7 @@ def import_command(source: Path, rate_hz: int, out: Path, workers: int | None) -
     """Import SOURCE, a HEAR task archive (tar, tar.gz) or folder, resampled."""
     try:
         folders = import_tasks(source, out, rate_hz, workers)
-    except (ImportProblem, OSError) as problem:
+    except ImportProblem as problem:
         raise click.ClickException(str(problem)) from problem
     for folder in folders:
         click.echo(f"{folder}: {count_clips(folder)} clips at {rate_hz} Hz")

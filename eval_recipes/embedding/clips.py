@@ -35,8 +35,8 @@ class RefusedClip(ClipProblem):
         reason: why, without the path.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} {reason}")
+    def __init__(self, path: Path, reason: str, after_path: str = " ") -> None:
+        super().__init__(f"{path}{after_path}{reason}")
         self.path, self.reason = path, reason
 
 
@@ -216,7 +216,7 @@ def _embed_what_fits(
             if is_memory_full:
                 why = f"its {seconds:.1f} s are too much for the memory"
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise RefusedClip(path, f"cannot be embedded: {why}: {reason}") from error
+            raise RefusedClip(path, f"{why}: {reason}", ": ") from error
     torch.cuda.empty_cache()
     half = len(audio) // 2
     return _embed_what_fits(embed, audio[:half], clips[:half]) + _embed_what_fits(

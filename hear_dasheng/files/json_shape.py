@@ -11,8 +11,7 @@ Shape = Any
 """One of: `str`, `bool`, `int`, `float` (whole numbers too), `None`, `dict`; a function that returns what is
 wrong with a value (an empty string: nothing); `[shape]` for a list of any length; `{str: shape}` for an
 object with any keys; `{"key": shape, "other?": shape}` for an object with these keys (those with `?` may be
-absent,
-others are ignored); `(shape, shape)` for alternatives."""
+absent, others are ignored); `(shape, shape)` for alternatives."""
 
 NAMES = {str: "a string", bool: "a boolean", int: "a whole number", float: "a number", dict: "an object"}
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from stage import MODULE
 
+WITHOUT_SCORES = shutil.ignore_patterns("test.predicted-scores.json", "hear-dasheng.predictions.json")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,7 +18,7 @@ class Row:
     Attributes:
         name: of the case.
         arguments: `{stage}` stands for the inputs, `{out}` for an empty folder that the command writes into.
-        room: sizes in bytes of a disk on which it fails at different places.
+        room: bytes that are free on a disk on which it fails at different places.
         copies: a folder of the stage that the command changes; it is copied into `{out}` first.
         is_killed: what it writes is the same after a kill and a second run.
     """
@@ -34,7 +36,7 @@ class Row:
     def prepare(self, stage: Path, out: Path) -> None:
         """Copy what it changes."""
         if self.copies:
-            shutil.copytree(stage / self.copies, out, dirs_exist_ok=True)
+            shutil.copytree(stage / self.copies, out, dirs_exist_ok=True, ignore=WITHOUT_SCORES)
 
 
 DATA = "--dataset folder --data {stage}/data --k 1 --out {out}/knn"
@@ -42,15 +44,18 @@ ROWS = [
     Row("init", "init tiny {out}/new", (4096, 1 << 20)),
     Row("export", "export {stage}/tiny.pt {out}/new", (4096, 1 << 20)),
     Row("export pt", "export {stage}/tiny {out}/new.pt", (4096, 1 << 20)),
-    Row("tag json", "tag {stage}/a.wav {stage}/b.wav --model {stage}/tagger --json {out}/tags.json", (4096,)),
+    Row(
+        "tag json",
+        "tag {stage}/a.wav {stage}/b.wav --model {stage}/tagger --step 0.1 --json {out}/tags.json",
+        (4096,),
+    ),
     Row("tag plot", "tag {stage}/a.wav --model {stage}/tagger --plot {out}/tags.png", (4096,)),
     Row("embed", f"embed {MODULE} --tasks-dir {{stage}}/tasks --out {{out}}/embeddings"),
-    Row("knn", f"knn {MODULE} {DATA}", (4096, 16_384, 32_768, 49_152)),
-    Row("report", "report {stage}/embeddings/" + MODULE + " {stage}/knn --out {out}/report", (4096, 65_536)),
+    Row("knn", f"knn {MODULE} {DATA}", (4096, 16_384, 32_768)),
+    Row("report", "report {stage}/embeddings/" + MODULE + " {stage}/knn --out {out}/report", (4096, 32_768)),
     Row("import", "tasks import {stage}/beeps.tar.gz --out {out}/tasks"),
+    Row("score", "score {out} --grid faster --grid-points 1", (0,), f"embeddings/{MODULE}"),
 ]
-REDO = Row("score redo", "score {out} --grid faster --grid-points 1 --redo", copies=f"embeddings/{MODULE}")
-"""Its output lies among its inputs, so a disk that is full under it has to hold these first."""
 
 READERS = [
     Row("help", "--help"),

@@ -1,7 +1,7 @@
 """One command in a process of its own, with a fault: a full disk, a read-only folder, an output that is gone.
 
 Processes are forked from a server that has imported everything already, so that a case takes as long as the
-command itself. Disks are real: a small tmpfs, or a read-only bind mount, in a mount namespace of the process.
+command itself. Disks are real: a small tmpfs, or a read-only bind mount, in mounts of the process's own.
 Where the kernel does not let us mount, a limit on the size of files stands for the full disk, and the attribute
 `immutable` for the read-only folder; a case is never skipped.
 """
@@ -36,7 +36,7 @@ PRELOADED = [
 ]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
-PATIENCE_S = 300.0
+PATIENCE_S, PAGE_BYTES = 300.0, 4096
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
@@ -48,7 +48,7 @@ class Fault:
     """What is wrong around a command.
 
     Attributes:
-        full: the disk under the output folder has so many bytes; None: enough.
+        full: the disk under the output folder has room for so many bytes more than it holds; None: enough.
         is_read_only: the output folder cannot be written.
         stdout: "file", "closed pipe" or "/dev/full".
     """
@@ -123,10 +123,16 @@ def _redirect(descriptor: int, path: Path, kind: str) -> None:
     setattr(sys, "stdout" if descriptor == 1 else "stderr", stream)
 
 
-def _fill(folder: Path, size_bytes: int) -> None:
-    if not (_own_mounts() and _mount("tmpfs", folder, "tmpfs", 0, f"size={size_bytes}")):
+def _fill(folder: Path, room_bytes: int) -> None:
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    pages = room_bytes // PAGE_BYTES + sum(-(-len(content) // PAGE_BYTES) for content in contents.values())
+    if not (_own_mounts() and _mount("tmpfs", folder, "tmpfs", 0, f"size={pages * PAGE_BYTES}")):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, room_bytes))
+        return
+    for path, content in contents.items():  # which the mount hides
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def _forbid_writing(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What all commands of the campaign work on: checkpoints, sounds, a data set, a task, its embeddings and scores."""
+"""What the commands of the campaign work on: checkpoints, sounds, a data set, an embedded and scored task."""
 
 from __future__ import annotations
 
