@@ -15,7 +15,7 @@ import soxr
 import torch
 
 from eval_recipes.embedding.module import Embedding, HearModule, ModuleProblem
-from whole_audio import rate_fault, shortfall
+from whole_audio import openable, rate_fault, shortfall
 
 READERS = 2
 BATCHES_AHEAD = 2
@@ -57,7 +57,7 @@ def clips_of(paths: Sequence[Path]) -> list[Clip]:
     clips = []
     for path in paths:
         try:
-            header = soundfile.info(path)
+            header = soundfile.info(openable(path))
             lacking = shortfall(path)
         except (OSError, soundfile.SoundFileError) as error:
             raise RefusedClip(path, f"cannot be read: {error}") from error
@@ -79,7 +79,7 @@ def read_clip(path: Path, rate_hz: int) -> np.ndarray:
         ClipProblem: it cannot be decoded, or holds no samples.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(openable(path)) as file:
             found_hz = file.samplerate
             if fault := rate_fault(found_hz):
                 raise RefusedClip(path, f"is damaged: {fault}")

@@ -2,8 +2,8 @@
 
 Processes are forked from a server that has imported everything already, so that a case takes as long as the
 command itself. Disks are real: a small tmpfs, or a read-only bind mount, in mounts of the process's own.
-Where the kernel does not let us mount, a limit on the size of files stands for the full disk, and the attribute
-`immutable` for the read-only folder; a case is never skipped.
+Where the kernel does not let us mount, a limit on the size of files stands for the full disk, and the
+attribute `immutable` for the read-only folder; a case is never skipped.
 """
 
 from __future__ import annotations

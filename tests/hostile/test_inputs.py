@@ -38,7 +38,7 @@ VALUES = {
 
 
 def invoke(command, *arguments):
-    """One command in this process; anything but an exit with 0, or with 1 or 2 and a message, is a failure."""
+    """Run a command in this process; it must end with code 0, or with 1 or 2 and a message."""
     result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (0, 1, 2)
