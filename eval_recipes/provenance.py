@@ -19,6 +19,8 @@ from typing import Any
 
 from hear_dasheng.files.atomic import write_atomically
 from hear_dasheng.files.failures import shown
+from hear_dasheng.files.json_shape import check_shape
+from hear_dasheng.files.strict_json import JsonProblem, read_json_object
 from safe_download.checksum import blocks_of
 
 PACKAGES = (
@@ -149,7 +151,12 @@ def difference(path: Path, identity: dict[str, Any]) -> str:
     """How `identity` differs from the recorded one; empty if it does not."""
     if not path.is_file():
         return "there is no record of what they were made from"
-    recorded = json.loads(path.read_text())["identity"]
+    try:
+        recorded = read_json_object(path)
+        check_shape(recorded, {"identity": dict}, str(path))
+    except JsonProblem as problem:
+        return f"their record is damaged: {problem}"
+    recorded = recorded["identity"]
     names = [name for name in identity if recorded.get(name) != identity[name]]
     return "; ".join(
         f"{name} was {_short(recorded.get(name))}, now {_short(identity[name])}" for name in names

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from hear_dasheng.files.json_shape import check_shape
+from hear_dasheng.files.strict_json import read_json_object
 
 SCORES = "test.predicted-scores.json"
 PREDICTIONS_DONE = "prediction-done.json"
@@ -75,8 +77,13 @@ class TaskScore:
 
 
 def read_scores(task_dir: Path) -> dict[str, Any]:
-    """All that heareval wrote about a task."""
-    return json.loads((task_dir / SCORES).read_text())
+    """Return all that a scorer wrote about a task; heareval writes NaN, which JSON does not know.
+
+    Raises:
+        FileNotFoundError: the task is not scored yet.
+        JsonProblem: the file is damaged.
+    """
+    return read_json_object(task_dir / SCORES, allow_nan=True)
 
 
 def primary_score(task_dir: Path) -> TaskScore:
@@ -85,7 +92,7 @@ def primary_score(task_dir: Path) -> TaskScore:
     Raises:
         FileNotFoundError: the task is not scored yet.
     """
-    metadata = json.loads((task_dir / "task_metadata.json").read_text())
+    metadata = read_json_object(task_dir / "task_metadata.json")
     scores = read_scores(task_dir)
     metric = metadata["evaluation"][0]
     if "aggregated_scores" in scores:
@@ -95,8 +102,13 @@ def primary_score(task_dir: Path) -> TaskScore:
     return TaskScore(task_dir.name, metric, _number(scores["test"][f"test_{metric}"]), None)
 
 
-def _number(value: float | None) -> float:
-    """A score; strict JSON has null for what is not a number."""
+def _number(value: Any) -> float:
+    """Return a score; strict JSON has null for what is not a number.
+
+    Raises:
+        JsonProblem: it is something else.
+    """
+    check_shape(value, (float, None), "the primary score")
     return math.nan if value is None else value
 
 

@@ -159,7 +159,7 @@ def fetch_command(names: tuple[str, ...], out: Path, downloads: Path | None, **o
     )
     try:
         fetch_tasks(find_tasks(names), fetch)
-    except (UnknownTask, ImportProblem, OSError) as problem:
+    except (UnknownTask, ImportProblem) as problem:
         raise click.ClickException(str(problem)) from problem
 
 

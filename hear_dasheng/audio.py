@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hear_dasheng.mel import SAMPLE_RATE_HZ
-from whole_audio import rate_fault
+from whole_audio import openable, rate_fault
 
 MAX_PEAK = 100.0
 """Audio is in [-1, 1]; a peak this high means integer samples that were never scaled."""
@@ -108,7 +108,7 @@ def read_audio(path: str | Path) -> Float[np.ndarray, " samples"]:
 
     check_is_file(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(openable(path)) as file:
             rate_hz = file.samplerate
             check_rate(path, rate_hz)
             samples = file.read(dtype="float32", always_2d=True)

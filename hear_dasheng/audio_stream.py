@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from hear_dasheng.audio import MAX_PEAK, check_is_file, check_rate, mixed_to_mono, too_short
 from hear_dasheng.mel import SAMPLE_RATE_HZ
+from whole_audio import openable
 
 BLOCK_S = 30
 
@@ -31,7 +32,7 @@ def audio_blocks(path: str | Path) -> Iterator[Float[np.ndarray, " _"]]:
     check_is_file(path)
     seconds, n_read, n_given = 0.0, 0, 0
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(openable(path)) as file:
             rate_hz = file.samplerate
             check_rate(path, rate_hz)
             resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")

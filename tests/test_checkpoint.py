@@ -172,7 +172,7 @@ def test_damaged_files_say_so(tmp_path, tiny_pt, published_state, tiny_oracle):
 def test_a_broken_config_is_named(tmp_path, published_state, tiny_oracle):
     folder = save_huggingface(tmp_path / "hf", published_state, tiny_oracle)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config.json is not strict JSON"):
         load_model(folder)
 
 

@@ -132,7 +132,7 @@ def test_shapes_that_no_encoder_has_are_refused_at_once(tmp_path, change, messag
 def test_a_config_json_that_is_no_object_is_refused(tmp_path, tiny_folder):
     folder = shutil.copytree(tiny_folder, tmp_path / "copy")
     (folder / "config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="holds a JSON list, not an object"):
+    with pytest.raises(CheckpointError, match="holds a list where a JSON object is expected"):
         load_encoder(folder)
 
 

@@ -6,6 +6,7 @@ Other formats are left alone: decoders complain of cut FLAC, and MP3 and streams
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -25,6 +26,12 @@ FRAME_FORMATS = (1, 3, 6, 7, 0xFFFE)
 
 RATES_HZ = (1000, 1_000_000)
 """Lowest and highest sample rate of audio files; a damaged header would make hours of noise out of a clip."""
+
+
+def openable(path: str | Path) -> str | bytes:
+    """Return a path as soundfile opens it, which cannot encode names that are not UTF-8 itself."""
+    name = os.fspath(path)
+    return os.fsencode(name) if any("\ud800" <= letter <= "\udfff" for letter in name) else name
 
 
 def rate_fault(rate_hz: int) -> str:

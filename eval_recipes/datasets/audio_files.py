@@ -11,7 +11,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from whole_audio import rate_fault, shortfall
+from whole_audio import openable, rate_fault, shortfall
 
 LOOK_TOGETHER, FILES_AHEAD = 8, 4096
 
@@ -22,7 +22,7 @@ Look = Callable[[Path], str]
 def header_fault(path: Path) -> str:
     """What is wrong with a file's header, or that it promises more than there is."""
     try:
-        header = soundfile.info(path)
+        header = soundfile.info(openable(path))
         return (
             shortfall(path)
             or rate_fault(header.samplerate)
@@ -42,7 +42,7 @@ def decoding_fault(path: Path, rate_hz: int | None = None) -> str:
     if fault := header_fault(path):
         return fault
     try:
-        samples, found_hz = soundfile.read(path, dtype="float32")
+        samples, found_hz = soundfile.read(openable(path), dtype="float32")
     except (OSError, soundfile.SoundFileError) as error:
         return _reason(error)
     if not len(samples):

@@ -15,7 +15,7 @@ import soxr
 import torch
 
 from eval_recipes.embedding.module import Embedding, HearModule, ModuleProblem
-from whole_audio import rate_fault, shortfall
+from whole_audio import openable, rate_fault, shortfall
 
 READERS = 2
 BATCHES_AHEAD = 2
@@ -35,8 +35,8 @@ class RefusedClip(ClipProblem):
         reason: why, without the path.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} {reason}")
+    def __init__(self, path: Path, reason: str, after_path: str = " ") -> None:
+        super().__init__(f"{path}{after_path}{reason}")
         self.path, self.reason = path, reason
 
 
@@ -57,7 +57,7 @@ def clips_of(paths: Sequence[Path]) -> list[Clip]:
     clips = []
     for path in paths:
         try:
-            header = soundfile.info(path)
+            header = soundfile.info(openable(path))
             lacking = shortfall(path)
         except (OSError, soundfile.SoundFileError) as error:
             raise RefusedClip(path, f"cannot be read: {error}") from error
@@ -79,7 +79,7 @@ def read_clip(path: Path, rate_hz: int) -> np.ndarray:
         ClipProblem: it cannot be decoded, or holds no samples.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(openable(path)) as file:
             found_hz = file.samplerate
             if fault := rate_fault(found_hz):
                 raise RefusedClip(path, f"is damaged: {fault}")
@@ -216,7 +216,7 @@ def _embed_what_fits(
             if is_memory_full:
                 why = f"its {seconds:.1f} s are too much for the memory"
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise RefusedClip(path, f"cannot be embedded: {why}: {reason}") from error
+            raise RefusedClip(path, f"{why}: {reason}", ": ") from error
     torch.cuda.empty_cache()
     half = len(audio) // 2
     return _embed_what_fits(embed, audio[:half], clips[:half]) + _embed_what_fits(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from eval_recipes import provenance
 from eval_recipes.datasets.audio_files import decoding_fault, faults
 from eval_recipes.datasets.clips import ClipList, Faults
-from eval_recipes.embedding.clips import RefusedClip, scene_embeddings
+from eval_recipes.embedding.clips import ClipProblem, RefusedClip, scene_embeddings
 from eval_recipes.embedding.module import HearModule, load_module
 from eval_recipes.neighbours.stored_embeddings import Batches, stored_embeddings, stored_keys
 
@@ -125,7 +125,7 @@ def embedded_clips(
     while True:
         try:
             return dataset, stored_embeddings(folder, dataset.files, embed, identity, redo=redo, tell=tell)
-        except RefusedClip as problem:
+        except ClipProblem as problem:
             redo, before, known = False, known, stored_keys(folder, identity)
             left = {key: path for key, path in dataset.files.items() if key not in known}
             broken = {} if is_decoded else _broken(left, embed)
@@ -133,7 +133,7 @@ def embedded_clips(
             broken |= {
                 key: problem.reason
                 for key, path in left.items()
-                if path == problem.path and key not in broken
+                if isinstance(problem, RefusedClip) and path == problem.path and key not in broken
             }
             n_refused_in_a_row = n_refused_in_a_row + 1 if known == before else 0
             if not broken or n_refused_in_a_row > MOST_REFUSED:

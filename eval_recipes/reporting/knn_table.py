@@ -17,13 +17,50 @@ from eval_recipes.reporting.columns import MEASURED, number_alike, short_names
 from eval_recipes.reporting.domain_means import PAPER_KIND
 from eval_recipes.reporting.knn_findings import knn_findings
 from eval_recipes.reporting.published import paper_knn
-from eval_recipes.reporting.score_files import read_json
+from eval_recipes.reporting.score_files import RECORD_SHAPE
+from hear_dasheng.files.json_shape import check_shape, fraction
+from hear_dasheng.files.strict_json import JsonProblem, read_json_object
 
 PAPER_PROTOCOL = "as the paper prints it; it does not publish how"
 INTERVAL_REMARK = (
     "Beside an accuracy stands its 95 % interval (Wilson's, as of independent clips), and chance: the "
     "accuracy of always naming the most frequent class."
 )
+
+
+def _interval(value: Any) -> str:
+    """Return what is wrong with the two ends of an interval of fractions."""
+    if not isinstance(value, list) or len(value) != 2 or any(map(fraction, value)):
+        return f"is {str(value)[:40]}, not two numbers from 0 to 1"
+    return ""
+
+
+SHAPE = RECORD_SHAPE | {
+    "dataset": str,
+    "title": str,
+    "accuracy": fraction,
+    "interval_95": _interval,
+    "std_over_folds": (fraction, None),
+    "n_folds": (int, None),
+    "n_clips": int,
+    "chance": {"most_frequent_class": fraction},
+    "is_published": bool,
+    "deviations": [str],
+    "left_out": {str: str},
+    "warning": str,
+    "data": str,
+    "identity": {
+        "module": str,
+        "checkpoint?": str,
+        "options?": dict,
+        "labels": str,
+        "k": int,
+        "weights": str,
+        "temperature?": float,
+        "metric": str,
+    },
+}
+"""What is read of a result file."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +89,7 @@ class KnnResult:
     def protocol(self) -> str:
         """The classifier in words."""
         its = self.file["identity"]
-        softened = f" {its['temperature']:g}" if its["weights"] == "softmax" else ""
+        softened = f" {its['temperature']:g}" if "temperature" in its else ""
         return f"k {its['k']}, {its['weights']}{softened}, {its['metric']}"
 
     @property
@@ -151,14 +188,14 @@ def read_knn_folder(folder: Path) -> list[KnnResult]:
 
 
 def _read(path: Path) -> KnnResult:
-    result = KnnResult(path.resolve(), read_json(path))
     try:
-        _ = result.origin, result.column, _cell(result)
-    except (KeyError, TypeError, ValueError) as error:
+        content = read_json_object(path)
+        check_shape(content, SHAPE, str(path))
+    except JsonProblem as error:
         raise click.ClickException(
-            f"{path} is no result of `hear-dasheng knn` ({type(error).__name__}: {error}); make it again"
+            f"{error}: this is no result of `hear-dasheng knn`; give that command again"
         ) from error
-    return result
+    return KnnResult(path.resolve(), content)
 
 
 def knn_table(
@@ -223,7 +260,6 @@ def _cell(result: KnnResult) -> KnnCell:
     if result.file["std_over_folds"] is not None:
         remarks.append(f"± {100 * result.file['std_over_folds']:.1f} over {result.file['n_folds']} folds")
     remarks.append(f"chance {100 * float(result.file['chance']['most_frequent_class']):.1f}")
-    _ = result.file["warning"], dict(result.file["left_out"])
     return KnnCell(float(result.file["accuracy"]), tuple(remarks), result)
 
 

@@ -12,11 +12,28 @@ import click
 
 from eval_recipes.embedding.layout import EMBEDDINGS_RECORD
 from eval_recipes.results import EMBED_TASKS, PREDICTIONS_RECORD, SCORES, primary_score, task_folders
+from hear_dasheng.files import strict_json
+from hear_dasheng.files.json_shape import Shape, check_shape
+from hear_dasheng.files.strict_json import JsonProblem
 
 NOT_PROTOCOL = ("gpus", "in_memory", "device", "embeddings")
 """What a record of scoring holds besides the protocol: where it was computed, and from which files."""
 
 NO_RECORD = "no record"
+METADATA = "task_metadata.json"
+
+RECORD_SHAPE = {"identity?": dict, "versions?": {str: str}, "command?": str, "seconds?": float}
+"""Of the records that this package writes beside its results."""
+IDENTITY_SHAPE = {"module?": str, "checkpoint?": str, "options?": dict, "task?": str}
+EMBEDDED_SHAPE = RECORD_SHAPE | {"identity?": IDENTITY_SHAPE}
+METADATA_SHAPE = {"evaluation": [str]}
+SCORES_SHAPE = {
+    "aggregated_scores?": {str: (float, None)},
+    "test?": dict,
+    "spread_over_seeds?": {"aggregated_scores?": {str: (float, None)}, "test?": {str: (float, None)}},
+    "seeds?": [int],
+}
+"""What is read of a score file; the primary score itself is looked up by the metric's name."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +113,19 @@ def read_task(task_dir: Path) -> TaskResult:
     Raises:
         click.ClickException: naming the file that is damaged, and the remedy.
     """
-    scores = read_json(task_dir / SCORES)
+    scores = read_json(task_dir / SCORES, SCORES_SHAPE)
+    read_json(task_dir / METADATA, METADATA_SHAPE)
     try:
         primary = primary_score(task_dir)
         spreads = tuple(read_spreads(scores, primary.metric, primary.std))
         mean = math.nan if primary.mean is None else float(primary.mean)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, JsonProblem) as error:
         raise click.ClickException(
             f"{task_dir / SCORES} lacks the task's primary score ({type(error).__name__}: {error}); "
             "score the task again with --redo"
         ) from error
-    embedded, predicted = read_json(task_dir / EMBEDDINGS_RECORD), read_json(task_dir / PREDICTIONS_RECORD)
+    embedded = read_json(task_dir / EMBEDDINGS_RECORD, EMBEDDED_SHAPE)
+    predicted = read_json(task_dir / PREDICTIONS_RECORD, RECORD_SHAPE)
     identity = embedded.get("identity", {})
     origin = Origin(
         folder=task_dir.resolve().parent,
@@ -120,18 +139,19 @@ def read_task(task_dir: Path) -> TaskResult:
     return TaskResult(task_dir.name, primary.metric, mean, spreads, task_files, origin, records)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no file."""
+def read_json(path: Path, shape: Shape) -> dict[str, Any]:
+    """Return the JSON object of a shape that a file holds, or an empty one if there is no file.
+
+    Raises:
+        click.ClickException: naming the file, what is wrong with it, and the remedy.
+    """
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise click.ClickException(
-            f"{path} is no JSON ({error}); score the task again with --redo"
-        ) from error
-    if not isinstance(content, dict):
-        raise click.ClickException(f"{path} holds no JSON object; score the task again with --redo")
+        content = strict_json.read_json_object(path, allow_nan=True)  # heareval writes NaN
+        check_shape(content, shape, str(path))
+    except JsonProblem as error:
+        raise click.ClickException(f"{error}; score the task again with --redo") from error
     return content
 
 

@@ -53,8 +53,19 @@ def findings(columns: Sequence[Column], unscored: Sequence[Path]) -> list[str]:
     for column in measured:
         if nans := [row.title for row, cell in column.cells.items() if not cell.is_number]:
             told.append(f"{column.label}: the scorer gave no number for {', '.join(nans)}.")
+        told += _impossible(column)
         told += _missing(column)
     return told
+
+
+def _impossible(column: Column) -> list[str]:
+    """Warn of scores that their metric cannot take."""
+    return [
+        f"{column.label}: the {row.metric} of {row.title} is {cell.score:g}, but lies between 0 and 1; the "
+        "score file was changed or its scorer is wrong."
+        for row, cell in column.cells.items()
+        if row.is_fraction and cell.is_number and not 0 <= cell.score <= 1
+    ]
 
 
 def _told_apart(measured: Sequence[Column]) -> list[str]:

@@ -155,8 +155,7 @@ class TaskData:
         return torch.from_numpy(np.memmap(path, np.float32, "c", shape=(rows, features)))
 
     def _read_targets(self, name: str, rows: int) -> Float[Tensor, "rows labels"]:
-        with (self.folder / f"{name}.target-labels.pkl").open("rb") as opened:
-            listed = _PlainUnpickler(opened).load()
+        listed = _plain_lists(self.folder / f"{name}.target-labels.pkl")
         if len(listed) != rows:
             raise TaskProblem(f"{self.folder}: {len(listed)} label lists for {rows} embeddings in {name}")
         targets = torch.zeros(rows, self.labels)
@@ -170,6 +169,26 @@ class TaskData:
             row = int((targets.sum(1) != 1).nonzero()[0])
             raise TaskProblem(f"{self.folder}: row {row} of {name} has {listed[row]}, not exactly one label")
         return targets
+
+
+def _plain_lists(path: Path) -> list[list[Any]]:
+    """Return the lists of labels in a pickle.
+
+    Raises:
+        TaskProblem: it is damaged, or holds anything else.
+    """
+    try:
+        with path.open("rb") as opened:
+            listed = _PlainUnpickler(opened).load()
+    except (TaskProblem, OSError):
+        raise
+    except Exception as error:  # on arbitrary bytes the unpickler raises nearly anything
+        raise TaskProblem(
+            f"{path} is damaged ({type(error).__name__}: {error}); embed the task again"
+        ) from error
+    if not isinstance(listed, list) or not all(isinstance(labels, list) for labels in listed):
+        raise TaskProblem(f"{path} does not hold a list of labels for each row; embed the task again")
+    return listed
 
 
 class _PlainUnpickler(pickle.Unpickler):

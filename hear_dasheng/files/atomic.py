@@ -52,11 +52,9 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
         remove(partial)
         if (cause := system_error(error)) is None:
             raise
-        if cause.filename in (None, str(partial)):  # a failed write does not name its file
-            cause.filename, cause.filename2 = str(path), None
-        if cause is error:
+        if cause.filename not in (None, str(partial)):
             raise
-        raise cause from error
+        raise OSError(cause.errno, cause.strerror, str(path)) from error  # a failed write names no file
 
 
 @contextmanager
