@@ -112,7 +112,7 @@ class CropBatches:
             labels=tuple(shard_labels(urls)),
             weights=weights,
             n_streams=n_ranks * max(1, n_workers),
-            piece_crops=_piece_crops(batch_size, n_workers, is_shuffled=shuffle_crops > 0),
+            piece_crops=crops_of_piece(batch_size, n_workers, is_shuffled=shuffle_crops > 0),
             chunk_samples=chunk_samples,
             sample_rate_hz=sample_rate_hz,
             shuffle_crops=shuffle_crops,
@@ -289,7 +289,7 @@ class CropBatches:
         )
 
 
-def _piece_crops(batch_size: int, n_workers: int, is_shuffled: bool) -> int:
+def crops_of_piece(batch_size: int, n_workers: int, is_shuffled: bool) -> int:
     """Return how many crops a worker sends at once: its share of a batch, if batches are to be mixed."""
     if not is_shuffled:
         return batch_size

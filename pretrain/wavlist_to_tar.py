@@ -193,14 +193,12 @@ def _counted(number: int, thing: str) -> str:
 
 def _write_index(path: Path, manifest: Manifest, out: Path) -> None:
     """The index as `wids` reads it and the published tool writes it."""
-    from pretrain.packing.shard_file import renamed_when_complete
+    from hear_dasheng.files.atomic import write_atomically
 
     shards = [
         {"url": str(out / shard.file), "nsamples": shard.written.samples} for shard in manifest.in_order
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with renamed_when_complete(path) as file:
-        file.write(json.dumps({"wids_version": 1, "shardlist": shards}).encode())
+    write_atomically(path, json.dumps({"wids_version": 1, "shardlist": shards}))
 
 
 def _worker_died(error: WorkerDied, n_workers: int) -> str:

@@ -115,8 +115,10 @@ def test_two_runs_never_write_to_one_folder(listed, tmp_path):
 
 
 def test_what_a_killed_run_was_writing_is_deleted_and_nothing_else(listed, tmp_path):
-    others = {".list_2_0000000.tar.partial", "list_0000009.txt", ".other_0000000.tar.partial"}
-    for name in [*others, ".list_0000009.tar.gz.partial", ".list_manifest.json.partial"]:
+    """Other lists may be written beside it, even one whose name begins alike."""
+    token = "0123456789abcdef"
+    others = {f".{stem}.{token}.partial" for stem in ("list.2", "list_2", "other")} | {"list_0000009.txt"}
+    for name in [*others, f".list.{token}.partial", f".list.{token[::-1]}.partial"]:
         (tmp_path / name).touch()
     assert run(listed, tmp_path, "-n", 1, "-s", 100)[0] == 0
     assert set(content(tmp_path)) == {

@@ -24,7 +24,7 @@ REPLACED = ".replaced"
 
 
 @contextmanager
-def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path, *, is_durable: bool = True, prefix: str = "") -> Iterator[Path]:
     """Yield a temporary name for a file or folder that becomes `path` when the block ends without an error.
 
     A file or folder at `path` is replaced. If the block fails, the temporary name vanishes and `path` stays.
@@ -34,13 +34,14 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
         path: the final name; its folder is created.
         is_durable: flush to the disk before renaming, so that not even a power failure leaves an empty file
             under the final name. Without it many small files are written faster.
+        prefix: begins the temporary name, so that a writer who shares the folder with others knows its own.
 
     Raises:
         OSError: the disk is full or cannot be written; `filename` is `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
+    partial = path.with_name(f".{prefix}{secrets.token_hex(8)}{PARTIAL}")
     try:
         yield partial
         if is_durable:
@@ -58,9 +59,12 @@ def atomic_path(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_file(path: Path, *, is_durable: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, is_durable: bool = True, prefix: str = "") -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` when the block ends without an error; see `atomic_path`."""
-    with atomic_path(path, is_durable=is_durable) as partial, remembering_file(partial) as file:
+    with (
+        atomic_path(path, is_durable=is_durable, prefix=prefix) as partial,
+        remembering_file(partial) as file,
+    ):
         yield file
         file.flush()
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import soundfile
 
-from pretrain.packing.shard_file import WrittenShard, renamed_when_complete
+from hear_dasheng.files.atomic import atomic_file
+from pretrain.packing.shard_file import WrittenShard
 
 LAYOUT = 2
 """Raised when the same options would give other bytes."""
@@ -66,6 +67,7 @@ class Manifest:
         options: all that decides a shard's bytes, as JSON values.
         shards: by number.
         is_complete: the whole list is dealt with.
+        partial_prefix: of the file's temporary name.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Manifest:
     options: dict[str, Any]
     shards: dict[int, Shard] = field(default_factory=dict)
     is_complete: bool = False
+    partial_prefix: str = ""
 
     @property
     def in_order(self) -> list[Shard]:
@@ -107,7 +110,7 @@ class Manifest:
             "totals": totals,
             "shards": [shard.as_json() for shard in self.in_order],
         }
-        with renamed_when_complete(self.path) as file:
+        with atomic_file(self.path, prefix=self.partial_prefix) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
 
     def take_over(self) -> None:
@@ -142,7 +145,10 @@ class Rejects:
 
     COLUMNS = ("filename", "reason", "row")
 
-    def __init__(self, path: Path, filenames: list[str], reasons: dict[int, str]) -> None:
+    def __init__(
+        self, path: Path, filenames: list[str], reasons: dict[int, str], partial_prefix: str = ""
+    ) -> None:
+        self._partial_prefix = partial_prefix
         self.path, self.filenames, self.reasons = path, filenames, dict(reasons)
         self._n_written: int | None = None
 
@@ -157,7 +163,7 @@ class Rejects:
         rows = csv.writer(table, delimiter="\t", lineterminator="\n")
         rows.writerow(self.COLUMNS)
         rows.writerows((self.filenames[row], self.reasons[row], row + 1) for row in sorted(self.reasons))
-        with renamed_when_complete(self.path) as file:
+        with atomic_file(self.path, prefix=self._partial_prefix) as file:
             file.write(table.getvalue().encode())
         self._n_written = len(self)
 

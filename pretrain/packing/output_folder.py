@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from hear_dasheng.files.atomic import PARTIAL
+from hear_dasheng.files.lock import Locked, locked
 from pretrain.packing.manifest import ResumeProblem
-from pretrain.packing.shard_file import PARTIAL_SUFFIX
 
 
 class OutputFolder:
@@ -43,11 +42,14 @@ class OutputFolder:
         name = re.compile(re.escape(self.stem) + r"_\d{7,}\.tar(\.gz)?")
         return sorted(path for path in self.path.iterdir() if name.fullmatch(path.name))
 
+    @property
+    def partial_prefix(self) -> str:
+        """How temporary names of this list's files begin; runs for other lists may be writing beside it."""
+        return f"{self.stem}."
+
     def clear_partials(self) -> None:
         """Delete what a killed run was writing."""
-        name = re.compile(
-            rf"\.{re.escape(self.stem)}_(\d{{7,}}\.tar(\.gz)?|manifest\.json|rejects\.tsv){PARTIAL_SUFFIX}"
-        )
+        name = re.compile(rf"\.{re.escape(self.partial_prefix)}[0-9a-f]{{16}}{re.escape(PARTIAL)}")
         for path in self.path.iterdir():
             if name.fullmatch(path.name):
                 path.unlink()
@@ -66,9 +68,9 @@ class OutputFolder:
             ResumeProblem: one is there.
         """
         try:
-            with FileLock(self.path / f".{self.stem}.lock", timeout=0):
+            with locked(self.path / f".{self.stem}.lock"):
                 yield
-        except Timeout as error:
+        except Locked as error:
             raise ResumeProblem(
                 f"another run is writing the shards of {self.stem} to {self.path}; "
                 "wait for it, or choose another OUTDIR"

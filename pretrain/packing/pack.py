@@ -126,8 +126,13 @@ class _Run:
         self.list_folder = files.path.parent.resolve()
         relative_to = [str(Path.cwd()), str(self.list_folder)] if files.has_relative_paths else None
         source = {"path": str(files.path), "rows": len(files), "sha256": files.sha256}
-        self.manifest = Manifest(folder.manifest, source, options.as_json() | {"relative_to": relative_to})
-        self.rejects = Rejects(folder.rejects, files.filenames, files.unusable)
+        self.manifest = Manifest(
+            folder.manifest,
+            source,
+            options.as_json() | {"relative_to": relative_to},
+            partial_prefix=folder.partial_prefix,
+        )
+        self.rejects = Rejects(folder.rejects, files.filenames, files.unusable, folder.partial_prefix)
         self.place, self.hours = 0, 0.0
         if folder.manifest.exists():
             self.manifest.take_over()
@@ -182,7 +187,7 @@ class _Run:
             path = self.folder.shard(number, self.options.is_compressed)
             first = self.place
             some = samples if gap.is_one_shard else islice(samples, self.options.size_per_file)
-            written = write_shard(path, some, self.options.is_compressed)
+            written = write_shard(path, some, self.options.is_compressed, self.folder.partial_prefix)
             if written:
                 self._record(number, Shard(path.name, first, self.place, written))
             elif gap.is_one_shard:

@@ -1,20 +1,19 @@
-"""Samples -> one webdataset shard, whole or not there at all, its bytes fixed by its samples."""
+"""Samples -> one webdataset shard, written atomically, its bytes fixed by its samples."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from hear_dasheng.files.atomic import atomic_file
 from pretrain.packing.transcode import Audio
 
-PARTIAL_SUFFIX = ".partial"
 GZIP_LEVEL = 6
 """Audio hardly shrinks: level 9, the published tool's, takes longer for the same size."""
 
@@ -43,11 +42,19 @@ class WrittenShard:
     sha256: str
 
 
-def write_shard(path: Path, samples: Iterator[Sample], is_compressed: bool) -> WrittenShard | None:
+def write_shard(
+    path: Path, samples: Iterator[Sample], is_compressed: bool, prefix: str = ""
+) -> WrittenShard | None:
     """Write a shard; without any sample, write nothing and return None.
 
     Owner, mode and times in the headers are constants, so equal samples give equal
     bytes.
+
+    Args:
+        path: of the shard.
+        samples: in order.
+        is_compressed: by gzip.
+        prefix: of the file's temporary name.
 
     Raises:
         OSError: the disk is full or cannot be written; nothing stays under `path`.
@@ -58,7 +65,7 @@ def write_shard(path: Path, samples: Iterator[Sample], is_compressed: bool) -> W
     if first is None:
         return None
     n_samples, seconds = 0, 0.0
-    with renamed_when_complete(path) as file:
+    with atomic_file(path, prefix=prefix) as file:
         hashed = _HashedFile(file)
         with ExitStack() as closing:
             stream = hashed
@@ -72,21 +79,6 @@ def write_shard(path: Path, samples: Iterator[Sample], is_compressed: bool) -> W
                 n_samples += 1
                 seconds += sample.audio.seconds
     return WrittenShard(n_samples, seconds, hashed.n_bytes, hashed.sha256.hexdigest())
-
-
-@contextmanager
-def renamed_when_complete(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name beside `path`: it becomes `path`, or vanishes on any error."""
-    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
-    try:
-        with partial.open("wb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class _HashedFile:
