@@ -13,7 +13,9 @@ from eval_recipes.embedding.processes import Processes
 from eval_recipes.embedding.task import TaskEmbedder
 from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.official import sigterm_interrupts
+from eval_recipes.redo_journal import RedoJournal
 from eval_recipes.results import task_folders
+from eval_recipes.task_checks import TaskProblem
 from eval_recipes.task_loop import for_each_task
 from hear_dasheng.files.failures import Command
 from hear_dasheng.files.number_options import FiniteRange
@@ -35,7 +37,11 @@ from hear_dasheng.files.number_options import FiniteRange
     type=FiniteRange(0, 1e6, min_open=True),
     help="Audio embedded together, padding included [default: 120 on a CPU, 640 on a GPU].",
 )
-@click.option("--redo", is_flag=True, help="Replace embeddings that are there already.")
+@click.option(
+    "--redo",
+    is_flag=True,
+    help="Replace embeddings; if stopped, the same command resumes.",
+)
 def embed(
     module: str,
     model: str | None,
@@ -58,19 +64,36 @@ def embed(
             loaded = load_module(module, model, options, processes.device)
         except ModuleProblem as problem:
             raise click.ClickException(str(problem)) from problem
-        if loaded.has_weights and not model and processes.is_first:
+        if loaded.has_weights and not model and not loaded.checkpoint_path and processes.is_first:
             click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
-        identity = provenance.model_identity(module, model, options)
+        identity = provenance.model_identity(module, model, options, loaded.checkpoint_path)
         embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
         into = embedding_folder(out, module, options)
 
+        journal = RedoJournal(into, identity, folders) if redo else None
+
         def embed_task(folder: Path) -> None:
-            said = embedder.embed(folder, into / folder.name, redo)
+            said = _redone(embedder, processes, journal, folder, into / folder.name)
+            said = said or embedder.embed(folder, into / folder.name, redo)
             if processes.is_first:
                 click.echo(f"  {said}")
+                if journal:
+                    journal.add(folder)
 
         with sigterm_interrupts():
-            for_each_task(folders, embed_task, aloud=processes.is_first, redo=redo)
+            for_each_task(folders, embed_task, aloud=processes.is_first)
+
+
+def _redone(
+    embedder: TaskEmbedder, processes: Processes, journal: RedoJournal | None, task: Path, out: Path
+) -> str:
+    """Return why a task is not embedded again, though all are to be; empty if it is."""
+
+    def look() -> str:
+        is_done = journal is not None and journal.has(task) and embedder.is_finished(task, out)
+        return journal.skipped() if is_done else ""
+
+    return processes.first_does(look, TaskProblem)
 
 
 if __name__ == "__main__":

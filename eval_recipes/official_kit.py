@@ -89,9 +89,9 @@ def embeddings(
             f"{module}.load_model returns a model in training mode and heareval never calls eval(): "
             "its embeddings would be random; call .eval() in load_model"
         )
-    if described["has_weights"] and not model:
+    if described["has_weights"] and not model and not described["checkpoint_path"]:
         click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
-    model_identity = provenance.model_identity(module, model, options)
+    model_identity = provenance.model_identity(module, model, options, described["checkpoint_path"])
 
     def embed(task_dir: Path) -> None:
         out = embedding_folder(Path(embeddings_dir), module, options) / task_dir.name

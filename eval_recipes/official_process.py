@@ -62,6 +62,9 @@ def describe(module_name: str, model_path: str | None, options: dict[str, object
         "sample_rate": model.sample_rate,
         "is_training": bool(getattr(model, "training", False)),
         "has_weights": next(iter(weights), None) is not None,
+        "checkpoint_path": found
+        if isinstance(found := getattr(model, "checkpoint_path", None), str)
+        else None,
     }
 
 

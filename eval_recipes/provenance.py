@@ -36,6 +36,7 @@ PACKAGES = (
 )
 
 WEIGHTS_FILE = "model.safetensors"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 """What a model is, in Hugging Face's layout."""
 
@@ -60,21 +61,52 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def model_identity(module: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def model_identity(
+    module: str, model: str | None, options: dict[str, Any], loaded_from: str | None = None
+) -> dict[str, Any]:
     """What embeddings depend on, beside the audio: module, checkpoint, options, and files that options name.
 
     Args:
         module: its name.
-        model: a checkpoint's path, or a name that the module has resolved: a Hub id is told with the revision
-            that the local Hub cache has, so load the model first. None: the module's own choice, which is
-            not told; see `UNIDENTIFIED`.
+        model: a checkpoint's path, or a name that the module has resolved: a Hub id is recorded with the
+            commit that the local Hub cache has, so load the model first. None: the module's own choice.
         options: of its `load_model`.
+        loaded_from: the file or folder that a name stood for, where the loaded model says so. Without it, and
+            without a Hub id, weights of a name are not identified; see `UNIDENTIFIED`.
+
+    Returns:
+        `module`, `options`, `checkpoint` (a path's hash, or the name), and, for names, `checkpoint_sha256`:
+        the hash of each file of weights.
     """
     files = {name: sha256_of(Path(value)) for name, value in options.items() if _is_file(value)}
     checkpoint = checkpoint_identity(model)["sha256"] or _name_with_revision(model or "")
-    return {"module": module, "checkpoint": checkpoint, "options": options} | (
-        {"files_of_options": files} if files else {}
-    )
+    identity = {"module": module, "checkpoint": checkpoint, "options": options}
+    if not is_hash(checkpoint) and (hashes := _hashes(_weights_of(loaded_from, checkpoint))):
+        identity["checkpoint_sha256"] = hashes
+    return identity | ({"files_of_options": files} if files else {})
+
+
+def _weights_of(loaded_from: str | None, name: str) -> list[Path]:
+    """Return the files of weights that a name stands for: those loaded, or a Hub id's in the Hub's cache."""
+    folder = Path(loaded_from) if loaded_from else _snapshot(name)
+    if folder is None or folder.is_file():
+        return [folder] if folder else []
+    found = sorted(file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    return [file for file in found if file.suffix == ".safetensors"] or found
+
+
+def _snapshot(name: str) -> Path | None:
+    """Return the folder of `owner/name@commit` in the local Hub cache, if it is there."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repository, _, commit = name.rpartition("@")
+    owner, _, rest = repository.partition("/")
+    folder = Path(HF_HUB_CACHE, f"models--{owner}--{rest.partition('/')[0]}", "snapshots", commit)
+    return folder if owner and commit and folder.is_dir() else None
+
+
+def _hashes(files: list[Path]) -> dict[str, str]:
+    return {file.name: sha256_of(file) for file in files}
 
 
 def _is_file(value: Any) -> bool:
@@ -142,7 +174,7 @@ def circumstances(seconds: float) -> dict[str, Any]:
 
 def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:
     """Leave a provenance file: `identity` is what a later run must match, but not what is told `further`."""
-    if identity.get("checkpoint") == "":
+    if identity.get("checkpoint") == "" and "checkpoint_sha256" not in identity:
         further["weights"] = UNIDENTIFIED
     write_json(path, {"identity": identity, **further, **circumstances(seconds)})
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import EMBEDDINGS_DONE
+from eval_recipes.redo_journal import RedoJournal
 from eval_recipes.results import EMBED_TASKS, PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
 from eval_recipes.scored_task import summary
 from eval_recipes.scoring.grid import OFFICIAL_SEED
@@ -53,15 +54,20 @@ from process_memory import keep_freed_memory
     help="Of the products in training.",
 )
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
-@click.option("--redo", is_flag=True, help="Score anew what is scored already, by whichever scorer.")
+@click.option(
+    "--redo",
+    is_flag=True,
+    help="Score again what is scored already; if stopped, the same command resumes.",
+)
 def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
     """Train and score heareval's probes on EMBEDDING_DIRS (task folders, or folders of them), fast."""
     folders = [folder for given in embedding_dirs for folder in task_folders(Path(given), remedy=EMBED_TASKS)]
     _check_device(flags["device"])
     keep_freed_memory()
     workers = len(os.sched_getaffinity(0)) if flags["device"] == "cpu" else 1
+    journal = RedoJournal(folders[0].parent, {"scorer": SCORER, **flags}, folders) if redo else None
     with ThreadPoolExecutor(workers) as pool:
-        for_each_task(folders, lambda folder: _score_task(folder, flags, redo, pool), redo=redo)
+        for_each_task(folders, lambda folder: _score_task(folder, flags, journal, pool))
 
 
 def _check_device(device: str) -> None:
@@ -72,15 +78,22 @@ def _check_device(device: str) -> None:
         raise click.BadParameter(f"--device {device!r} cannot be used here: {reason}") from error
 
 
-def _score_task(folder: Path, flags: dict[str, Any], redo: bool, pool: ThreadPoolExecutor) -> None:
+def _score_task(
+    folder: Path, flags: dict[str, Any], journal: RedoJournal | None, pool: ThreadPoolExecutor
+) -> None:
+    """Score a task; with a journal, also one that is scored, unless this `--redo` has scored it already."""
     if not (folder / EMBEDDINGS_DONE).exists():
         raise TaskProblem(f"{folder} holds no finished embeddings; embed the task first")
     identity = {"scorer": SCORER, **flags, "embeddings": embeddings_hash(folder)}
     record = folder / PREDICTIONS_RECORD
-    if (folder / SCORES).exists() and not redo:
-        if changed := provenance.difference(record, identity):
+    changed = provenance.difference(record, identity)
+    if (folder / SCORES).exists() and journal is None:
+        if changed:
             raise TaskProblem(f"{folder} was scored in another way ({changed}); --redo scores it anew")
         click.echo("  already scored")
+        return
+    if (folder / SCORES).exists() and journal and journal.has(folder) and not changed:
+        click.echo(f"  {journal.skipped()}")
         return
     start = time.monotonic()
     try:
@@ -91,6 +104,8 @@ def _score_task(folder: Path, flags: dict[str, Any], redo: bool, pool: ThreadPoo
         stale.unlink(missing_ok=True)
     provenance.write_json(folder / SCORES, content)
     provenance.record(record, identity, time.monotonic() - start)
+    if journal:
+        journal.add(folder)
     click.echo(f"  {summary(folder)} in {time.monotonic() - start:.0f} s")
 
 

@@ -146,7 +146,8 @@ def load_model(path: str | Path = "", hop_ms: float | None = HOP_MS, **options: 
             f"option hop_ms={hop_ms!r}: give milliseconds above 0 that are whole samples at 16 kHz, or null "
             "for the native moments"
         )
-    encoder = load_encoder(locate(path or PUBLISHED), chosen.num_heads)
+    checkpoint = locate(path or PUBLISHED)
+    encoder = load_encoder(checkpoint, chosen.num_heads)
     config = encoder.config
     if (config.patch_mels, config.patch_frames) != PATCH:
         raise ValueError(
@@ -159,6 +160,7 @@ def load_model(path: str | Path = "", hop_ms: float | None = HOP_MS, **options: 
             f"CED's have {WINDOW_FRAMES // PATCH[1]}"
         )
     model = CedModel(HearModel(encoder, chosen), hop_ms if hop_ms is None else float(hop_ms))
+    model.checkpoint_path = str(checkpoint)  # evaluation records its hash
     return model if chosen.device is None else model.to(chosen.device)
 
 

@@ -2,11 +2,14 @@
 
 Hub ids go through huggingface_hub and its cache (`HF_HOME`). URLs and published
 names go to torch.hub's folder of checkpoints (`TORCH_HOME`), where the package
-`dasheng` keeps them as well. `safe_download` resumes, shows its progress and checks.
+`dasheng` keeps the published files as well. `safe_download` resumes, shows its progress
+and checks.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 import socket
@@ -14,6 +17,9 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.strict_json import JsonProblem, read_json_object
+from safe_download.checksum import has_checksum, parse_checksum
 from safe_download.http_file import download
 from safe_download.patience import DownloadError
 from safe_download.zenodo import file_behind
@@ -97,25 +103,122 @@ def cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
+def cached_path(url: str) -> Path:
+    """Return where the file behind a URL is kept.
+
+    The name has a digest of the whole URL: its last component alone would give one URL another URL's weights.
+    Only published files are kept under their own names, which the package `dasheng` uses, too.
+    """
+    last = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    if url in PUBLISHED.values():
+        return cache_folder() / last
+    name = Path(re.sub(r"[^\w.-]", "_", last))
+    digest = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return cache_folder() / f"{name.stem[:80]}-{digest}{name.suffix[:20]}"
+
+
 def fetch(url: str) -> Path:
-    """Download a file once; later calls find it in the cache.
+    """Return the file behind a URL, downloaded once; later calls find it in the cache.
+
+    Args:
+        url: http or https; the checksum of `#sha256=...` or `#md5=...` is verified at every call.
 
     Raises:
-        DownloadError: it cannot be had or is damaged; the message says which file to put where.
+        DownloadError: it cannot be had or is damaged, or another file has a published file's name; the
+            message says which file to put where.
     """
-    url, _, fragment = url.partition("#")
-    target = cache_folder() / Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
-    if target.is_file():
-        return target
+    address, _, fragment = url.partition("#")
+    target = cached_path(address if address in PUBLISHED.values() else url)
     try:
-        in_record = None if fragment else file_behind(url)
-        checksum = fragment.replace("=", ":", 1) or (in_record.checksum if in_record else None)
-        if not checksum:
-            logger.warning("no checksum is known for %s; only its size is checked", url)
-        download(url, target, checksum, in_record.size_bytes if in_record else None)
+        checksum = ":".join(parse_checksum(fragment.replace("=", ":", 1))) if fragment else None
+        if target.is_file():
+            if address in PUBLISHED.values():
+                verify_published(target, address, checksum)
+                return target
+            if checksum is None or has_checksum(target, checksum):
+                return target
+            logger.warning("%s does not have the checksum of %s; downloading it again", target, url)
+            target.unlink()
+        return _downloaded(address, target, checksum)
     except (OSError, ValueError) as error:
-        file = "" if url in str(error) else f"cannot fetch {url}: "
+        file = "" if address in str(error) else f"cannot fetch {address}: "
         raise DownloadError(
             f"{file}{str(error).rstrip('.')}. Without a network, put the file at {target} or pass its path"
         ) from error
+
+
+def _downloaded(address: str, target: Path, checksum: str | None) -> Path:
+    """Download a file, or return an earlier version's copy if a checksum proves that it is the same."""
+    in_record = None if checksum else file_behind(address)
+    checksum = checksum or (in_record.checksum if in_record else None)
+    if not checksum:
+        logger.warning("no checksum is known for %s; only its size is checked", address)
+    earlier = target.with_name(Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name or ".")
+    if checksum and earlier.is_file() and has_checksum(earlier, checksum):
+        return earlier
+    download(address, target, checksum, in_record.size_bytes if in_record else None)
+    if address in PUBLISHED.values():
+        _note_verified(target, checksum)
     return target
+
+
+def verify_published(path: Path, url: str, checksum: str | None = None) -> None:
+    """Check once that a cached file is the published one, and not another of its name.
+
+    The package `dasheng` and earlier versions of ours keep files there without a check, the latter from any
+    URL. What has been verified is noted beside the file. Where the record cannot be read, a warning says so.
+
+    Args:
+        path: the cached file.
+        url: of the published file.
+        checksum: of the file, if the user knows it; None: the record's.
+
+    Raises:
+        DownloadError: it is another file.
+    """
+    if checksum:
+        if not has_checksum(path, checksum):
+            raise DownloadError(
+                f"{path} is not {url}: its {checksum.partition(':')[0]} differs; move it away"
+            )
+        return
+    if _is_noted(path):
+        return
+    try:
+        if not _is_known(url):
+            raise DownloadError("its server is not known to this network")
+        in_record = file_behind(url, is_quick=True)
+    except DownloadError as error:
+        logger.warning("%s is used as it is: that it is %s cannot be verified (%s)", path, url, error)
+        return
+    if in_record is None:
+        return
+    size = path.stat().st_size
+    if size != in_record.size_bytes or not has_checksum(path, in_record.checksum):
+        raise DownloadError(
+            f"{path} is not {url}: it has {size} bytes, the published file {in_record.size_bytes}, or "
+            "another content; move it away, and the published file is downloaded"
+        )
+    _note_verified(path, in_record.checksum)
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified.json")
+
+
+def _is_noted(path: Path) -> bool:
+    """Return whether a file is unchanged since it was verified."""
+    try:
+        note, found = read_json_object(_note_of(path)), path.stat()
+    except (OSError, JsonProblem):
+        return False
+    return (note.get("bytes"), note.get("mtime_ns")) == (found.st_size, found.st_mtime_ns)
+
+
+def _note_verified(path: Path, checksum: str | None) -> None:
+    found = path.stat()
+    note = {"checksum": checksum, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    try:
+        write_atomically(_note_of(path), json.dumps(note) + "\n")
+    except OSError as error:
+        logger.info("%s was verified, and will be again: no note can be left beside it (%s)", path, error)

@@ -147,8 +147,9 @@ def load_model(path: str | Path = "", **options: Any) -> HearModel:
         DownloadError: it has to be fetched and cannot be.
     """
     chosen = Options.from_kwargs(options)
-    encoder = load_encoder(locate(path or DEFAULT_MODEL), chosen.num_heads)
-    model = HearModel(encoder, chosen)
+    checkpoint = locate(path or DEFAULT_MODEL)
+    model = HearModel(load_encoder(checkpoint, chosen.num_heads), chosen)
+    model.checkpoint_path = str(checkpoint)  # evaluation records its hash
     if chosen.device is None:
         return model
     try:

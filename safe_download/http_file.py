@@ -24,6 +24,7 @@ from safe_download.patience import DownloadError, persist, reason
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 30
+QUICK_TIMEOUT_S = 5
 BLOCK_BYTES = 1 << 20
 
 
@@ -68,8 +69,12 @@ def download(url: str, target: Path, checksum: str | None = None, size_bytes: in
     _validator_file(part).unlink(missing_ok=True)
 
 
-def read_json(url: str) -> Any:
-    """The JSON document behind a URL, with the same patience.
+def read_json(url: str, *, is_quick: bool = False) -> Any:
+    """Return the JSON document behind a URL.
+
+    Args:
+        url: http or https.
+        is_quick: try once, for a few seconds, instead of retrying as a download does.
 
     Raises:
         DownloadError: it cannot be had, or is no JSON.
@@ -77,11 +82,11 @@ def read_json(url: str) -> Any:
 
     def read() -> bytes:
         request = urllib.request.Request(url, headers={"User-Agent": "hear_dasheng"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(request, timeout=QUICK_TIMEOUT_S if is_quick else TIMEOUT_S) as response:
             return response.read()
 
     try:
-        return json.loads(persist(url, read))
+        return json.loads(read() if is_quick else persist(url, read))
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"cannot read {url}: {reason(error)}") from error
     except ValueError as error:

@@ -29,19 +29,20 @@ class RecordFile:
     checksum: str
 
 
-def record_files(record: int, host: str = HOST) -> dict[str, RecordFile]:
+def record_files(record: int, host: str = HOST, *, is_quick: bool = False) -> dict[str, RecordFile]:
     """All files of a record by name, as its own metadata tell them.
 
     Args:
         record: its number.
         host: where it lies; a mirror's or a test server's address does as well.
+        is_quick: give up after one try of a few seconds.
 
     Raises:
         DownloadError: the metadata cannot be had, or are of another form.
     """
     host = host.rstrip("/")
     address = f"{host}/api/records/{record}"
-    metadata = read_json(address)
+    metadata = read_json(address, is_quick=is_quick)
     try:
         return {
             file["key"]: RecordFile(
@@ -58,8 +59,12 @@ def record_files(record: int, host: str = HOST) -> dict[str, RecordFile]:
         ) from error
 
 
-def file_behind(url: str) -> RecordFile | None:
+def file_behind(url: str, *, is_quick: bool = False) -> RecordFile | None:
     """The record's file that a URL of Zenodo's form stands for; None for URLs of another form.
+
+    Args:
+        url: of the file.
+        is_quick: give up after one try of a few seconds.
 
     Raises:
         DownloadError: the record cannot be read or lists no such file.
@@ -68,7 +73,7 @@ def file_behind(url: str) -> RecordFile | None:
     if match is None:
         return None
     host, record, name = match[1], int(match[2]), unquote(match[3])
-    files = record_files(record, host)
+    files = record_files(record, host, is_quick=is_quick)
     if name not in files:
         raise DownloadError(f"record {record} lists no file {name}")
     return files[name]

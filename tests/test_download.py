@@ -1,6 +1,7 @@
 """Downloads against a local server that cuts, corrupts, changes and refuses; the Hub's cache offline."""
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from file_server import running_server
 
 from hear_dasheng import download, load_model
 from hear_dasheng.download import PUBLISHED, DownloadError, fetch, locate
-from safe_download import patience
+from safe_download import http_file, patience
 
 
 @pytest.fixture
@@ -24,11 +25,12 @@ def server(tmp_path, monkeypatch):
 
 def test_a_url_goes_to_torch_hubs_folder_and_is_fetched_once(server, tmp_path):
     path = fetch(f"{server.url}/some/model.pt?download=1")
-    assert path == tmp_path / "torch_home" / "hub" / "checkpoints" / "model.pt"
+    assert path.parent == tmp_path / "torch_home" / "hub" / "checkpoints"
+    assert re.fullmatch(r"model-[0-9a-f]{16}\.pt", path.name)
     assert path.read_bytes() == server.content
     assert fetch(f"{server.url}/some/model.pt?download=1") == path
     assert len(server.requests) == 1
-    assert {entry.name for entry in path.parent.iterdir()} <= {"model.pt", "model.pt.part.lock"}
+    assert {entry.name for entry in path.parent.iterdir()} <= {path.name, f"{path.name}.part.lock"}
 
 
 def test_interrupted_downloads_resume(server):
@@ -72,7 +74,7 @@ def test_checksums_of_zenodo_records_are_verified(server):
     server.checksums = {"model.pt": "md5:" + "0" * 32}
     with pytest.raises(DownloadError, match="arrived damaged: its md5 is not 0000.*try again"):
         fetch(url)
-    assert not list(download.cache_folder().glob("model.pt*part"))
+    assert not list(download.cache_folder().glob("model*part"))
     server.checksums = {}
     assert fetch(url).read_bytes() == server.content
 
@@ -93,7 +95,7 @@ def test_checksums_in_the_url(server, algorithm):
 @pytest.mark.parametrize(("status", "tries"), [(404, 1), (500, patience.ATTEMPTS), (429, patience.ATTEMPTS)])
 def test_refusals_say_which_file_to_put_where(server, status, tries):
     server.status = status
-    with pytest.raises(DownloadError, match=rf"{status}.*put the file at .*checkpoints/model.pt"):
+    with pytest.raises(DownloadError, match=rf"{status}.*put the file at .*checkpoints/model-[0-9a-f]+.pt"):
         fetch(f"{server.url}/model.pt")
     assert len(server.requests) == tries
 
@@ -111,12 +113,88 @@ def test_published_names_offline_name_url_and_place(server, monkeypatch):
         load_model()
 
 
-def test_a_published_name_finds_the_file_put_there(server, tiny_pt):
-    folder = download.cache_folder()
-    folder.mkdir(parents=True)
-    shutil.copy(tiny_pt, folder / "dasheng_12b.pt")
-    assert locate("dasheng_12B") == folder / "dasheng_12b.pt"
+@pytest.fixture
+def published(server, tiny_pt, monkeypatch):
+    """Where a published file is kept, which a stand-in for Zenodo's record lists."""
+    server.content = tiny_pt.read_bytes()
+    server.files = {"dasheng_12b.pt": server.content}
+    monkeypatch.setitem(PUBLISHED, "dasheng_12B", f"{server.url}/records/7/files/dasheng_12b.pt?download=1")
+    target = download.cache_folder() / "dasheng_12b.pt"
+    target.parent.mkdir(parents=True)
+    return target
+
+
+def test_a_published_file_put_there_is_verified_once(server, published, tiny_pt):
+    shutil.copy(tiny_pt, published)
+    assert locate("dasheng_12B") == published
+    n_requests = len(server.requests)
+    assert not server.file_requests  # the record alone was read
     assert load_model("dasheng_12B").scene_embedding_size == 192
+    assert len(server.requests) == n_requests
+    published.write_bytes(tiny_pt.read_bytes()[:-1])
+    with pytest.raises(DownloadError, match=r"dasheng_12b\.pt is not http.*; move it away"):
+        locate("dasheng_12B")
+
+
+def test_another_file_of_a_published_name_is_refused_and_kept(server, published):
+    published.write_bytes(b"x" * len(server.content))  # even of the right size
+    with pytest.raises(DownloadError, match=r"dasheng_12b\.pt is not http.*or another content; move it away"):
+        locate("dasheng_12B")
+    assert published.read_bytes() == b"x" * len(server.content)
+
+
+def test_a_published_file_is_used_with_a_warning_where_its_record_cannot_be_read(
+    server, published, tiny_pt, caplog, monkeypatch
+):
+    shutil.copy(tiny_pt, published)
+    monkeypatch.setitem(PUBLISHED, "dasheng_12B", "http://127.0.0.1:9/records/7/files/dasheng_12b.pt")
+    monkeypatch.delattr(http_file, "persist")  # no retries: the file is there
+    assert locate("dasheng_12B") == published
+    assert "cannot be verified" in caplog.text
+
+
+def test_two_urls_with_one_last_component_are_two_files(server):
+    server.content = b"first"
+    first = fetch(f"{server.url}/a/model.pt")
+    server.content = b"second"
+    second = fetch(f"{server.url}/b/model.pt")
+    assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
+    assert fetch(f"{server.url}/a/model.pt") == first
+    query = fetch(f"{server.url}/a/model.pt?revision=2")
+    assert query.read_bytes() == b"second"
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_a_cached_file_is_verified_by_the_urls_checksum(server, algorithm):
+    url = f"{server.url}/model.pt#{algorithm}={hashlib.new(algorithm, server.content).hexdigest()}"
+    path = fetch(url)
+    path.write_bytes(b"damaged")
+    assert fetch(url).read_bytes() == server.content
+    wrong = "0" * (32 if algorithm == "md5" else 64)
+    with pytest.raises(DownloadError, match="damaged"):
+        fetch(f"{server.url}/model.pt#{algorithm}={wrong}")
+    assert fetch(url) == path
+    with pytest.raises(DownloadError, match="unknown checksum 'sha257:0'"):
+        fetch(f"{server.url}/model.pt#sha257=0")
+
+
+def test_what_earlier_versions_cached_is_used_only_if_a_checksum_proves_it(server):
+    earlier = download.cache_folder() / "model.pt"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"of another URL")
+    assert fetch(f"{server.url}/model.pt").read_bytes() == server.content
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    assert fetch(f"{server.url}/model.pt#sha256={sha256}") != earlier
+    n_requests = len(server.requests)
+    earlier.write_bytes(server.content)
+    assert fetch(f"{server.url}/x/model.pt#sha256={sha256}") == earlier
+    assert len(server.requests) == n_requests
+
+
+def test_names_in_urls_reach_no_other_folder(server):
+    folder = download.cache_folder()
+    for last in ("..%2F..%2Fevil.pt", "..", "a%00b.pt", "x" * 300 + ".pt", "%2Fetc%2Fevil.pt"):
+        assert fetch(f"{server.url}/x/{last}").parent == folder
 
 
 def test_a_checkpoint_loads_from_a_url(server, tiny_pt):

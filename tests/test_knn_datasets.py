@@ -7,7 +7,7 @@ import dataset_layouts as layouts
 import pytest
 
 from eval_recipes.datasets.catalogue import READERS, published_datasets, read_dataset
-from eval_recipes.datasets.clips import DatasetProblem
+from eval_recipes.datasets.clips import ALL, Clip, DatasetProblem, checked_list
 
 
 def parts_of(found) -> dict[str, int]:
@@ -202,3 +202,27 @@ def test_what_is_a_publishers_is_known(tmp_path):
     assert read_dataset("esc50", layouts.esc50(tmp_path / "esc50")).is_published
     layouts.touch(tmp_path / "own/esc50", ["dog/a.wav", "cat/b.wav"])
     assert not read_dataset("folder", tmp_path / "own/esc50").is_published
+
+
+@pytest.mark.parametrize("name", ["../../../victim.wav", "..\\victim.wav", "a\x01.wav"])
+def test_a_publishers_list_that_leads_elsewhere_is_refused(tmp_path, name):
+    root = layouts.esc50(tmp_path / "ESC-50-master")
+    table = root / "meta/esc50.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = ",".join([name, *lines[1].split(",")[1:]])
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DatasetProblem, match=r"ESC-50-master lists a clip: .*; unpack the data set again"):
+        read_dataset("esc50", root, allow_incomplete=True)
+
+
+def test_a_table_of_ones_own_may_name_files_anywhere(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    clips = [Clip("nul\0.wav", "a", ALL)]
+    for number, label in enumerate("aabb"):
+        file = tmp_path / "elsewhere" / f"{number}.wav"
+        file.write_bytes(b"x")
+        clips.append(Clip(f"../elsewhere/{number}.wav" if number % 2 else str(file), label, ALL))
+    (tmp_path / "lists").mkdir()
+    found = checked_list("mine", tmp_path / "lists", clips, None, allow_incomplete=True)
+    assert len(found.clips) == 4
+    assert list(found.left_out) == ["nul\0.wav"]

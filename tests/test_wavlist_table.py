@@ -134,3 +134,21 @@ def test_what_is_wrong_with_a_list_is_told(tmp_path, content, flags, message):
 def test_a_backslash_t_is_a_tab_and_a_byte_order_mark_is_nothing(tmp_path):
     (tmp_path / "list.tsv").write_bytes("\ufefffilename\tx\na\t1\n".encode())
     assert read_file_list(tmp_path / "list.tsv", delim="\\t").filenames == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("filename", "reason"),
+    [
+        ("C:\\sounds\\a.wav", "is a path where a name is expected"),
+        ("a\x1b[31m.wav", "holds control characters"),
+        ("x" * 300 + ".wav", "has 300 bytes; at most 255 are allowed"),
+        ("clips/", "'' is not a name"),
+    ],
+)
+def test_a_file_that_no_member_of_a_shard_can_be_named_after_is_unusable(tmp_path, filename, reason):
+    files = read_file_list(
+        write_table(tmp_path / "list.tsv", {"filename": ["../b/Köter $ 12:30.wav", filename]})
+    )
+    assert list(files.unusable) == [1]
+    assert reason in files.unusable[1]
+    assert files.key(0) == "Köter $ 12:30"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hear_dasheng.files.failures import shown
+from hear_dasheng.files.names import UnsafeName, check_relative_path
 
 TRAIN, TEST = "train", "test"
 ALL = ""
@@ -131,6 +132,8 @@ def checked_list(
         DatasetProblem: something is missing, cannot be read, differs, or is listed twice.
     """
     clips = sorted(listed, key=lambda clip: (clip.part, clip.path))
+    if sizes:  # a table of one's own may name files anywhere
+        _require_inside(folder, clips)
     counts = Counter(clip.path for clip in clips)
     if len(counts) < len(clips):
         twice = next(path for path, count in counts.items() if count > 1)
@@ -156,6 +159,15 @@ def checked_list(
     return found
 
 
+def _require_inside(folder: Path, clips: Sequence[Clip]) -> None:
+    """Raise if a publisher's list leads out of the data set's folder."""
+    try:
+        for clip in clips:
+            check_relative_path(clip.path, f"{folder} lists a clip")
+    except UnsafeName as error:
+        raise DatasetProblem(f"{error}; unpack the data set again") from error
+
+
 def _there(
     folder: Path, clips: Sequence[Clip], faults: Faults | None
 ) -> tuple[dict[Clip, int], dict[str, str]]:
@@ -171,6 +183,8 @@ def _there(
                 left_out[clip.path] = MISSING
         except OSError as error:
             left_out[clip.path] = error.strerror or str(error)
+        except ValueError as error:  # a NUL in its name
+            left_out[clip.path] = str(error)
     if faults is not None:
         found = faults({_key(clip, size): folder / clip.path for clip, size in sizes.items()})
         left_out |= {

@@ -8,6 +8,7 @@ functions also take `lengths` (valid samples of each clip) can have clips of dif
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ class HearModule:
         sample_rate_hz: of the audio it takes.
         takes_lengths: whether clips of different length can share a batch.
         has_weights: whether there is anything learned in it.
+        checkpoint_path: the file or folder that the weights are from, where the model has an attribute
+            of this name, as ours do; else None.
     """
 
     def __init__(self, name: str, module: Any, model: torch.nn.Module, device: torch.device) -> None:
@@ -60,6 +63,8 @@ class HearModule:
         self.sample_rate_hz = int(model.sample_rate)
         self.scene_size = int(model.scene_embedding_size)
         self.has_weights = next(model.parameters(), None) is not None
+        found = getattr(model, "checkpoint_path", None)
+        self.checkpoint_path = found if isinstance(found, str) and os.path.exists(found) else None
         self.timestamp_size = int(model.timestamp_embedding_size)
         self._scene, self._timestamps = module.get_scene_embeddings, module.get_timestamp_embeddings
         self.takes_lengths = _takes_lengths(self._scene) and _takes_lengths(self._timestamps)

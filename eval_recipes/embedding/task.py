@@ -60,6 +60,13 @@ class TaskEmbedder:
         with ExitStack() as held:
             return self._embed(task_dir, out, redo, held)
 
+    def is_finished(self, task_dir: Path, out: Path) -> bool:
+        """Return whether `out` has all embeddings of this task by this module."""
+        try:
+            return look_into(out, self._identity_of(task_dir), redo=False) is Found.ALL
+        except TaskProblem:  # it holds something else, which is to be replaced
+            return False
+
     def _embed(self, task_dir: Path, out: Path, redo: bool, held: ExitStack) -> str:
         start = time.monotonic()
 

@@ -49,9 +49,10 @@ class Embedder:
         Raises:
             ModuleProblem: the model is no path, and cannot be loaded by its name.
         """
-        if self.model and not Path(self.model).exists():
-            _ = self._loaded  # or the revision that a name stands for may not be known
-        return provenance.model_identity(self.module, self.model, self.options)
+        found = None
+        if not (self.model and Path(self.model).exists()):
+            found = self._loaded.checkpoint_path  # only loading tells which file a name stands for
+        return provenance.model_identity(self.module, self.model, self.options, found)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -64,7 +65,7 @@ class Embedder:
 
     def __call__(self, paths: list[Path]) -> Batches:
         """Embed files, with a bar; the model is loaded for it."""
-        if self._loaded.has_weights and not self.model:
+        if self._loaded.has_weights and not self.model and not self._loaded.checkpoint_path:
             click.echo(f"{self.module} has {provenance.UNIDENTIFIED}", err=True)
         with tqdm(total=len(paths), unit=" clips", desc="embedding", disable=None) as bar:
             for indices, vectors in scene_embeddings(self._loaded, paths):

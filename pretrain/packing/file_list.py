@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
+from hear_dasheng.files.names import UnsafeName, check_name
+
 TRUTH_CELLS = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -211,6 +213,11 @@ def _unusable(filenames: list[str]) -> dict[int, str]:
     for row, filename in enumerate(filenames):
         if not filename:
             unusable[row] = "no file name"
+            continue
+        try:
+            check_name(_key(filename, 0), "its key")
+        except UnsafeName as error:  # unpacking the shard would write elsewhere, or fail
+            unusable[row] = str(error)
             continue
         first = first_rows.setdefault(os.path.normpath(filename), row)
         if first != row:
