@@ -50,6 +50,7 @@ def embed(
     all processes must see the same file system.
     """
     options = parse_options(model_options)
+    into = embedding_folder(out, module, options)
     folders = task_folders(Path(tasks_dir), task)
     with Processes() as processes:
         try:
@@ -60,7 +61,6 @@ def embed(
             click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
         identity = provenance.model_identity(module, model, options)
         embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
-        into = embedding_folder(out, module, options)
 
         def embed_task(folder: Path) -> None:
             said = embedder.embed(folder, into / folder.name, redo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from eval_recipes.datasets.clips import ClipList, Faults
 from eval_recipes.embedding.clips import ClipProblem, scene_embeddings
 from eval_recipes.embedding.module import HearModule, load_module
 from eval_recipes.neighbours.stored_embeddings import Batches, stored_embeddings, stored_keys
+
+LONGEST_CHECKPOINT_NAME = 90
+"""Bytes of a checkpoint's name within a folder's name, which takes 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Embedder:
         Raises:
             ModuleProblem: the model is no path, and cannot be loaded by its name.
         """
-        if self.model and not Path(self.model).exists():
+        if self.model and not os.path.exists(self.model):
             _ = self._loaded  # or the revision that a name stands for may not be known
         return provenance.model_identity(self.module, self.model, self.options)
 
@@ -67,6 +71,9 @@ class Embedder:
 def model_folder(identity: dict[str, Any]) -> str:
     """The module's name, its weights' hash or name, its options' hash; of hashes the first digits."""
     parts = [identity["module"], re.sub(r"[^\w.]+", "-", provenance.in_short(identity["checkpoint"], 8))]
+    if len(parts[1].encode()) > LONGEST_CHECKPOINT_NAME:  # of a URL, say
+        digest = hashlib.sha256(identity["checkpoint"].encode()).hexdigest()[:8]
+        parts[1] = f"{parts[1][:20]}-{digest}"
     if identity["options"]:
         written = json.dumps(identity["options"], sort_keys=True)
         parts.append(f"options-{hashlib.sha256(written.encode()).hexdigest()[:8]}")
