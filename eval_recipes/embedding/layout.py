@@ -19,6 +19,7 @@ import click
 import numpy as np
 
 from eval_recipes.embedding.module import Embedding
+from eval_recipes.hear_modules import check_name
 from eval_recipes.whole_files import whole_file, write_whole
 
 EMBEDDINGS_DONE = ".done.embeddings"
@@ -35,10 +36,14 @@ def embedding_folder(embeddings_dir: Path, module: str, options: dict[str, Any])
     """Return where heareval puts a module's embeddings: its name, then the options, slugified.
 
     Raises:
-        click.BadParameter: no file system takes so long a name of a folder.
+        click.ClickException: the module's name is none, or no file system takes so long a name of a folder.
     """
     from slugify import slugify
 
+    try:
+        check_name(module)
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
     suffix = "".join(f"-{slugify(name)}={slugify(str(value))}" for name, value in options.items())
     if (excess := len(f"{module}{suffix}".encode(errors="replace")) - LONGEST_FOLDER_NAME) > 0:
         raise click.BadParameter(
