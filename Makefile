@@ -49,6 +49,7 @@ $(VENV)/.installed: setup.py eval_recipes/official_pins.py
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(UV) --editable '.[test]'
+	$(UV) --no-deps $$($(BIN)/python eval_recipes/official_pins.py --test)
 	touch $@
 
 clean:

@@ -49,6 +49,7 @@ EXTRAS = {
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["all"],
+    *OFFICIAL["NEEDED_BY_TESTED_MODULES"],
     "beartype>=0.18",
     "build[uv]",
     "dasheng==0.0.9",  # the oracle; it imports torchaudio

@@ -58,6 +58,7 @@ def embed(
     all processes must see the same file system.
     """
     options = parse_options(model_options)
+    into = embedding_folder(out, module, options)
     folders = task_folders(Path(tasks_dir), task)
     with Processes() as processes:
         try:
@@ -68,7 +69,6 @@ def embed(
             click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
         identity = provenance.model_identity(module, model, options, loaded.checkpoint_path)
         embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
-        into = embedding_folder(out, module, options)
 
         journal = RedoJournal(into, identity, folders) if redo else None
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from eval_recipes.modules.guard import quoted
+
 PACKAGES = ("hear_dasheng", "eval_recipes.baselines")
 """Where the modules are that a user may have meant; those in the working directory count, too."""
+NAME = re.compile(r"[^\W\d-][\w-]*(\.[^\W\d-][\w-]*)*")
+LONGEST_NAME = 128
+"""In bytes: a folder is named after the module, its checkpoint and its options, and takes 255."""
 OFFERS_A_MODEL = re.compile(r"^def load_model\(|^__all__ = .*\"load_model\"", re.MULTILINE)
 
 
@@ -21,8 +27,9 @@ def import_hear_module(name: str) -> ModuleType:
 
     Raises:
         ModuleNotFoundError: there is none of that name; the message names the nearest.
-        ImportError: it is there, and what it imports is not.
+        ImportError: the name is none, or the module is there, and what it imports is not.
     """
+    check_name(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -30,6 +37,19 @@ def import_hear_module(name: str) -> ModuleType:
         if name != missing and not name.startswith(f"{missing}."):
             raise
         raise ModuleNotFoundError(f"{error}{_suggestion(name)}", name=missing) from error
+
+
+def check_name(name: str) -> None:
+    """Check that a text can be the name of a HEAR module, and of its folder of embeddings.
+
+    Raises:
+        ImportError: it cannot.
+    """
+    if not NAME.fullmatch(name) or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise ImportError(
+            f"{quoted(name)} is no name of a module of at most {LONGEST_NAME} bytes; write it as Python "
+            "imports it, such as eval_recipes.baselines.log_mel"
+        )
 
 
 def _suggestion(name: str) -> str:
@@ -54,4 +74,8 @@ def _known_modules() -> Iterator[str]:
 
 
 def _offers_a_model(file: Path) -> bool:
-    return file.is_file() and bool(OFFERS_A_MODEL.search(file.read_text(encoding="utf-8", errors="replace")))
+    return (
+        file.is_file()
+        and os.access(file, os.R_OK)
+        and bool(OFFERS_A_MODEL.search(file.read_text(encoding="utf-8", errors="replace")))
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import click
 
+from eval_recipes.modules.guard import quoted, shown
 from hear_dasheng.files.strict_json import JsonProblem, parse_json
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 NAME = re.compile(r"https?://.+|[\w-][\w.-]*(/[\w-][\w.-]*){0,2}")
 """A URL, a published name, a Hub id `owner/name`, or a file of a Hub repository."""
+LONGEST_NAME = 255
+LONGEST_URL = 4_000
+"""In characters."""
 WEIGHTS_KEYS = re.compile(r"(.*_)?(path|file|checkpoint|ckpt|weights)", re.IGNORECASE)
 USE_MODEL = "name weights with --model, whose content is recorded and told from other weights"
 
@@ -27,12 +32,13 @@ class PathOrName(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what is neither; whether a module knows a name is its own to say."""
         is_file_name = value.count("/") < 2 and value.endswith(WEIGHTS_SUFFIXES) and "://" not in value
-        path = Path(value).expanduser()
-        if value and _exists(str(path)):
-            return str(path)
-        if is_file_name or not NAME.fullmatch(value):
+        path = os.path.expanduser(value)
+        if value and os.path.exists(path):  # which, unlike pathlib's, takes names that no file can have
+            return str(Path(path))
+        is_too_long = len(value) > (LONGEST_URL if "://" in value else LONGEST_NAME)
+        if is_file_name or is_too_long or not NAME.fullmatch(value):
             self.fail(
-                f"there is no file or folder {_short(value)} (seen from {Path.cwd()}), and it is no name, "
+                f"there is no file or folder {quoted(value)} (seen from {Path.cwd()}), and it is no name, "
                 "such as the Hub id owner/name, either",
                 param,
                 ctx,
@@ -47,32 +53,28 @@ model_option = click.option(
 )
 
 
-def parse_options(text: str) -> dict[str, Any]:
-    """`--model-options` as a dict, or an error that quotes it."""
+def parse_options(text: str, source: str = "--model-options") -> dict[str, Any]:
+    """Return `--model-options` as a dict.
+
+    Args:
+        text: a JSON object.
+        source: the option's name, for messages.
+
+    Raises:
+        click.BadParameter: it is no strict JSON object (a key given twice, NaN), or names weights.
+    """
+    what = f"{source}{quoted(text)}" if source.endswith("=") else f"{source} {quoted(text)}"
     try:
-        options = parse_json(text, f"--model-options {_short(text)}")
+        options = parse_json(text, what)
     except JsonProblem as error:
-        remedy = USE_MODEL if _exists(text) else """write an object such as '{"layers": 5}'"""
+        remedy = USE_MODEL if os.path.exists(text) else """write an object such as '{"layers": 5}'"""
         raise click.BadParameter(f"{error}; {remedy}") from error
     if not isinstance(options, dict):
-        raise click.BadParameter(
-            f'--model-options {_short(text)} must be a JSON object such as {{"layers": 5}}'
-        )
+        raise click.BadParameter(f'{what} must be a JSON object such as {{"layers": 5}}')
     for key, value in options.items():
         if WEIGHTS_KEYS.fullmatch(key) and isinstance(value, str):
-            raise click.BadParameter(f"--model-options {_short(text)} has the key {key!r}; {USE_MODEL}")
+            raise click.BadParameter(f"{what} has the key {quoted(key)}; {USE_MODEL}")
     return options
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):  # too long for a name, or with a null character
-        return False
 
 
 def refuse_weights_among_options(load_model: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -91,6 +93,7 @@ def refuse_weights_among_options(load_model: Callable[..., Any], options: dict[s
 
 def cannot_load(name: str, model: str | None, reason: object) -> str:
     """What to say when a module's `load_model` fails."""
-    if model and not Path(model).expanduser().exists():
-        return f"{model!r} is no path here, and {name}.load_model cannot load it as a name: {reason}"
-    return f"{name}.load_model({model or ''}) failed: {reason}"
+    if model and not os.path.exists(os.path.expanduser(model)):
+        what = f"{quoted(model)} is no path here, and {shown(name)}.load_model cannot load it as a name"
+        return f"{what}: {reason}"
+    return f"{shown(name)}.load_model({model or ''}) failed: {reason}"

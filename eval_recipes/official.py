@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,19 +113,21 @@ def validate(module: str, model_options: str, arguments: tuple[str, ...]) -> Non
 
 
 def describe_module(module: str, model: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Sample rate and mode of a HEAR module, and whether it has weights; loaded in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "eval_recipes.official_process",
-        "describe",
-        module,
-        model or "",
-        json.dumps(options),
-    ]
-    environment = _environment()
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode:
-        reason = result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no reason given"
-        raise click.ClickException(cannot_load(module, model, reason))
-    return json.loads(result.stdout.splitlines()[-1])
+    """Load a HEAR module in a process of its own; return its sample rate, mode, and whether it has weights.
+
+    Raises:
+        click.ClickException: it cannot be loaded, or is no HEAR module.
+    """
+    with tempfile.TemporaryDirectory(prefix="heareval-") as folder:
+        answer = Path(folder, "description.json")  # a module may print what it likes
+        command = [sys.executable, "-m", "eval_recipes.official_process", "describe"]
+        command += [module, model or "", json.dumps(options), str(answer)]
+        result = subprocess.run(command, env=_environment(), capture_output=True, text=True, errors="replace")
+        if answer.is_file():
+            described = json.loads(answer.read_text())
+        else:
+            lines = result.stderr.strip().splitlines() or [f"its process ended with code {result.returncode}"]
+            described = {"problem": lines[-1]}
+    if problem := described.get("problem"):
+        raise click.ClickException(cannot_load(module, model, problem))
+    return described

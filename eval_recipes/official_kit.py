@@ -9,6 +9,7 @@ all others, logs strewn about the working directory.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -77,6 +78,7 @@ def embeddings(
     """Embed HEAR tasks with MODULE; finished tasks are kept, unfinished ones begun anew."""
     require_tools()
     options = parse_options(model_options)
+    into = embedding_folder(Path(embeddings_dir), module, options)
     if (Path(tasks_dir) / "task_metadata.json").is_file():
         above, name = Path(tasks_dir).resolve().parent, Path(tasks_dir).resolve().name
         raise click.ClickException(
@@ -94,7 +96,7 @@ def embeddings(
     model_identity = provenance.model_identity(module, model, options, described["checkpoint_path"])
 
     def embed(task_dir: Path) -> None:
-        out = embedding_folder(Path(embeddings_dir), module, options) / task_dir.name
+        out = into / task_dir.name
         with locked(out):
             embed_into(out, task_dir)
 
@@ -116,7 +118,7 @@ def embeddings(
             log = out.parent / f"{task_dir.name}.embeddings.log"
             log.unlink(missing_ok=True)
         start = time.monotonic()
-        is_path = bool(model) and Path(model).exists()
+        is_path = bool(model) and os.path.exists(model)
         arguments = ["embeddings", "" if is_path else model or "", module]
         arguments += ["--tasks-dir", tasks_dir, "--task", task_dir.name]
         arguments += ["--embeddings-dir", embeddings_dir, "--model-options", json.dumps(options)]

@@ -15,11 +15,23 @@ import json
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from eval_recipes.hear_modules import import_hear_module
 from eval_recipes.model_arguments import refuse_weights_among_options
+from eval_recipes.modules.checks import (
+    FUNCTIONS,
+    check_functions,
+    check_scenes,
+    check_timestamp_embeddings,
+    is_left_in_training,
+    model_attributes,
+)
+from eval_recipes.modules.guard import ModuleProblem, module_code, quoted, shown, told
 
 TOOLS = {
     "validate": "hearvalidator.validate",
@@ -53,19 +65,74 @@ def let_tools_load_their_own_checkpoints() -> None:
 
 
 def describe(module_name: str, model_path: str | None, options: dict[str, object]) -> dict[str, object]:
-    """Load a HEAR model once and tell what running heareval on it takes for granted."""
-    module = import_hear_module(module_name)
+    """Load a HEAR model once and return what running heareval on it takes for granted."""
+    with module_code(module_name, "its import", leave=(Exception,)):
+        module = import_hear_module(module_name)
+        check_functions(module_name, module)
     refuse_weights_among_options(module.load_model, options)
-    model = module.load_model(model_path, **options) if model_path else module.load_model(**options)
-    weights = getattr(model, "parameters", tuple)()
+    with module_code(module_name, "load_model", leave=(Exception,)):
+        model = module.load_model(model_path, **options) if model_path else module.load_model(**options)
+    attributes = model_attributes(module_name, model)
+    with module_code(module_name, "reading the model's parameters"):
+        has_weights = next(iter(getattr(model, "parameters", tuple)()), None) is not None
     return {
-        "sample_rate": model.sample_rate,
-        "is_training": bool(getattr(model, "training", False)),
-        "has_weights": next(iter(weights), None) is not None,
+        "sample_rate": attributes["sample_rate"],
+        "is_training": isinstance(model, _torch_module()) and is_left_in_training(module_name, module, model),
+        "has_weights": has_weights,
         "checkpoint_path": found
         if isinstance(found := getattr(model, "checkpoint_path", None), str)
         else None,
     }
+
+
+def write_description(module_name: str, model_path: str, options: str, answer: str) -> None:
+    """Write `describe`'s result to the file `answer` as JSON, or why there is none as `problem`."""
+    try:
+        found = describe(module_name, model_path or None, json.loads(options))
+    except Exception as error:  # whatever a foreign module raises becomes one line for its user
+        found = {"problem": told(error)}
+    Path(answer).write_text(json.dumps(found))
+
+
+def import_guarded(module_name: str, *, check: bool = False) -> None:
+    """Import a HEAR module whose functions, from then on in this process, run as `module_code`.
+
+    Args:
+        module_name: as Python imports it.
+        check: also check what the functions give for a torch model, which heareval does not.
+
+    Raises:
+        ImportError: there is no such module.
+        ModuleProblem: importing it raises no Exception, but SystemExit, say.
+    """
+    with module_code(module_name, "its import", leave=(Exception,)):
+        module = import_hear_module(module_name)
+    for name in FUNCTIONS:
+        if callable(function := getattr(module, name, None)):
+            setattr(module, name, _guarded(module_name, name, function, check))
+
+
+def _guarded(module_name: str, name: str, function: Callable[..., Any], check: bool) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*given: Any, **named: Any) -> Any:
+        with module_code(module_name, name, leave=(Exception,) if name == "load_model" else ()):
+            found = function(*given, **named)
+        if check and name != "load_model" and isinstance(model := given[1], _torch_module()):
+            n_clips, attributes = len(given[0]), model_attributes(module_name, model)
+            if name == "get_scene_embeddings":
+                check_scenes(module_name, found, n_clips, attributes["scene_embedding_size"])
+            else:
+                size = attributes["timestamp_embedding_size"]
+                check_timestamp_embeddings(module_name, found, n_clips, size)
+        return found
+
+    return run
+
+
+def _torch_module() -> type:
+    import torch
+
+    return torch.nn.Module
 
 
 def fill_in_model(module_name: str, model: str) -> None:
@@ -75,11 +142,11 @@ def fill_in_model(module_name: str, model: str) -> None:
 
 
 def with_options(module_name: str, options: dict[str, object]) -> str:
-    """Register a module whose load_model has options filled in, and return its name.
+    """Register a module whose load_model has options filled in, and return its name; it is imported already.
 
     The validator, unlike heareval, has no way to pass options.
     """
-    module = import_hear_module(module_name)
+    module = sys.modules[module_name]
     name = f"{module_name}.with_options"
     wrapper = ModuleType(name)
     wrapper.__getattr__ = functools.partial(getattr, module)
@@ -100,16 +167,20 @@ def validator_arguments(arguments: list[str]) -> argparse.Namespace:
 def problem_loading(arguments: list[str]) -> str:
     """Why the module or its model cannot be loaded, in a line; empty if they can."""
     chosen = validator_arguments(arguments)
-    what = chosen.module
+    what = shown(chosen.module)
     try:
-        module = import_hear_module(chosen.module)
+        with module_code(chosen.module, "its import", leave=(Exception,)):
+            module = import_hear_module(chosen.module)
         if hasattr(module, "load_model"):
-            what = f"{chosen.module}.load_model({chosen.model!r})"
-            model = module.load_model(chosen.model) if chosen.model else module.load_model()
-            if chosen.device:
-                model.to(chosen.device)
+            what = f"{what}.load_model({quoted(chosen.model)})"
+            with module_code(chosen.module, "load_model", leave=(Exception,)):
+                model = module.load_model(chosen.model) if chosen.model else module.load_model()
+                if chosen.device and hasattr(model, "to"):
+                    model.to(chosen.device)
+    except ModuleProblem as problem:
+        return str(problem)
     except Exception as error:  # whatever a foreign module raises becomes one line for its user
-        return f"{what}: {type(error).__name__}: {error}"
+        return f"{what}: {told(error, always_with_type=True)}"
     return ""
 
 
@@ -128,23 +199,31 @@ def check_beyond_validator(arguments: list[str]) -> list[str]:
     chosen.device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
     module = importlib.import_module(chosen.module)
     model = module.load_model(chosen.model) if chosen.model else module.load_model()
+    if not isinstance(model, torch.nn.Module):
+        print("The model is not torch's: whether embeddings are finite and repeatable is not checked.")
+        return []
+    attributes = model_attributes(chosen.module, model)
     problems = []
-    if getattr(model, "training", False):
+    if is_left_in_training(chosen.module, module, model):
         problems.append("load_model returns a model in training mode, and heareval never calls eval()")
     model = model.to(chosen.device)
-    samples = 2 * model.sample_rate
+    samples = 2 * attributes["sample_rate"]
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(2, samples, generator=generator).mul(2).sub(1)
+    noise = torch.rand(2, samples, generator=generator, dtype=torch.float32).mul(2).sub(1)
     for name, audio in {
         "noise": noise,
-        "silence": torch.zeros(2, samples),
+        "silence": torch.zeros_like(noise),
         "quiet noise": noise * 1e-4,
     }.items():
         audio = audio.to(chosen.device)
         with torch.no_grad():
             scene = module.get_scene_embeddings(audio, model)
-            tokens, _ = module.get_timestamp_embeddings(audio, model)
+            over_time = module.get_timestamp_embeddings(audio, model)
             again = module.get_scene_embeddings(audio, model)
+        for found in (scene, again):
+            check_scenes(chosen.module, found, 2, attributes["scene_embedding_size"])
+        size = attributes["timestamp_embedding_size"]
+        tokens, _ = check_timestamp_embeddings(chosen.module, over_time, 2, size)
         for kind, embeddings in {"scene": scene, "timestamp": tokens}.items():
             bad = int((~embeddings.isfinite()).sum())
             if bad:
@@ -156,46 +235,75 @@ def check_beyond_validator(arguments: list[str]) -> list[str]:
     return problems
 
 
+def prepare(tool: str, arguments: list[str]) -> list[str]:
+    """Import the tool's HEAR module guarded, fill in what the tool cannot pass on, and return its arguments.
+
+    Raises:
+        Exception: the module cannot be imported or its model cannot be loaded.
+    """
+    if tool == "predictions":
+        let_tools_load_their_own_checkpoints()
+    elif tool == "embeddings":
+        model, *arguments = arguments
+        import_guarded(arguments[0], check=True)
+        if model:
+            fill_in_model(arguments[0], model)
+    else:
+        options, module_name, *rest = arguments
+        try:
+            import_guarded(module_name)
+        except ModuleProblem:
+            raise
+        except Exception as error:  # whatever a foreign module raises becomes one line for its user
+            raise ModuleProblem(f"{shown(module_name)}: {told(error, always_with_type=True)}") from error
+        is_with_options = options != "{}" and hasattr(sys.modules[module_name], "load_model")
+        name = with_options(module_name, json.loads(options)) if is_with_options else module_name
+        arguments = [name, *rest]
+        if problem := problem_loading(arguments):
+            raise ModuleProblem(problem)
+    return arguments
+
+
 def main() -> int:
     """Run one tool; returns the process's exit code."""
     tool, *arguments = sys.argv[1:]
     stand_in_for_tensorflow()
     if tool == "describe":
-        module_name, model_path, options = arguments
-        print(json.dumps(describe(module_name, model_path or None, json.loads(options))))
+        write_description(*arguments)
         return 0
-    if tool == "embeddings":
-        model, *arguments = arguments
-        if model:
-            fill_in_model(arguments[0], model)
-    if tool == "predictions":
-        let_tools_load_their_own_checkpoints()
-    if tool == "validate":
-        options, module_name, *rest = arguments
-        arguments = [
-            with_options(module_name, json.loads(options)) if options != "{}" else module_name,
-            *rest,
-        ]
-    if tool == "validate" and (problem := problem_loading(arguments)):
+    try:
+        arguments = prepare(tool, arguments)
+        sys.argv = [TOOLS[tool], *arguments]
+        _run(tool)
+        problems = check_beyond_validator(arguments) if tool == "validate" else []
+    except ModuleProblem as problem:
         print(f"Error: {problem}", file=sys.stderr)
         return 1
-    sys.argv = [TOOLS[tool], *arguments]
-    try:
-        runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        if ended.code:
-            raise
+    except Exception as error:
+        if tool != "validate":
+            raise  # heareval's own; its output is kept in a log
+        print(f"Error: hear-validator fails on the module: {told(error)}", file=sys.stderr)
+        return 1
     except BaseException as error:
         if type(error).__name__ != "ModelError":  # the validator's own verdict
             raise
         print(f"hear-validator refuses the module: {error}", file=sys.stderr)
         return 1
+    if problems:
+        print("\nhearvalidator is content, but:", *problems, sep="\n  - ", file=sys.stderr)
+        return 1
     if tool == "validate":
-        if problems := check_beyond_validator(arguments):
-            print("\nhearvalidator is content, but:", *problems, sep="\n  - ", file=sys.stderr)
-            return 1
         print("Also finite and repeatable on noise, quiet noise and silence, and in evaluation mode.")
     return 0
+
+
+def _run(tool: str) -> None:
+    """Run a tool's main module; an exit with code 0 is its normal end."""
+    try:
+        runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code:
+            raise
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def _name_with_revision(name: str) -> str:
     owner, slash, repository = name.partition("/")
     folder = f"models--{owner}--{repository.partition('/')[0]}"
     revision = Path(HF_HUB_CACHE, folder, "refs", "main")
-    if not slash or "://" in name or not revision.is_file():
+    if not slash or "://" in name or not os.path.isfile(revision):
         return name
     return f"{name}@{revision.read_text().strip()}"
 
@@ -134,7 +134,7 @@ def checkpoint_identity(model: str | None) -> dict[str, str]:
     if not model:
         return {"model": "the module's default", "sha256": ""}
     path = Path(model)
-    if not path.exists():
+    if not os.path.exists(model):  # a name, perhaps longer than any file's
         return {"model": model, "sha256": ""}
     if not (path / WEIGHTS_FILE).is_file():
         return {"model": model, "sha256": sha256_of(path)}

@@ -18,19 +18,22 @@ lengths, and the padding is embedded too.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import os
 import re
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eval_recipes.embedding.module import ModuleProblem, load_module
+from eval_recipes.embedding.module import ModuleProblem, import_module, load_module
+from eval_recipes.model_arguments import parse_options
+from eval_recipes.modules.checks import check_timestamp_embeddings
+from eval_recipes.modules.guard import module_code
 from eval_recipes.provenance import checkpoint_identity
 from eval_recipes.xares_decoding import decode_without_ffmpeg
 
@@ -71,10 +74,11 @@ class HearEncoder(nn.Module):
         model = model or os.environ.get("HEAR_MODEL") or None
         options = _options_of_environment() if options is None else options
         self.settings = (module, model, options)
-        self.model = load_module(module, model, options).model
-        self._timestamp_embeddings = importlib.import_module(module).get_timestamp_embeddings
-        self.sampling_rate = int(self.model.sample_rate)
-        self.output_dim = int(self.model.timestamp_embedding_size)
+        loaded = load_module(module, model, options)
+        self.model = loaded.model
+        self._timestamp_embeddings = import_module(module).get_timestamp_embeddings
+        self.sampling_rate = loaded.sample_rate_hz
+        self.output_dim = loaded.timestamp_size
         self.hop_size_in_ms = self._measured_hop_ms()
         self.__class__ = type(class_name(*self.settings), (HearEncoder,), {"__module__": __name__})
         decode_without_ffmpeg()
@@ -92,8 +96,18 @@ class HearEncoder(nn.Module):
         """
         audio = audio[None] if audio.ndim == 1 else audio
         device = next(iter([*self.model.parameters(), *self.model.buffers()]), audio).device
-        embeddings, _ = self._timestamp_embeddings(audio.float().to(device), self.model)
-        return embeddings
+        return self._moments(audio.float().to(device))[0]
+
+    def _moments(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings over time and their timestamps in ms, checked.
+
+        Raises:
+            ModuleProblem: the module fails, or gives something else than it promises.
+        """
+        name = self.settings[0]
+        with module_code(name, "get_timestamp_embeddings"):
+            found = self._timestamp_embeddings(audio, self.model)
+        return check_timestamp_embeddings(name, found, len(audio), self.output_dim)
 
     @torch.no_grad()
     def _measured_hop_ms(self) -> float:
@@ -103,7 +117,7 @@ class HearEncoder(nn.Module):
             audio = 0.1 * torch.randn(
                 1, seconds * self.sampling_rate, generator=torch.Generator().manual_seed(0)
             )
-            _, timestamps = self._timestamp_embeddings(audio, self.model)
+            _, timestamps = self._moments(audio)
             times_ms = timestamps[0].double().cpu().numpy()
             if len(times_ms) >= NEEDED_MOMENTS:
                 break
@@ -143,11 +157,7 @@ def class_name(module: str, model: str | None, options: dict[str, Any]) -> str:
 
 
 def _options_of_environment() -> dict[str, Any]:
-    text = os.environ.get("HEAR_OPTIONS") or "{}"
     try:
-        options = json.loads(text)
-    except ValueError as error:
-        raise ModuleProblem(f"HEAR_OPTIONS={text!r} is no JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise ModuleProblem(f'HEAR_OPTIONS={text!r} is no JSON object; write {{"name": value}}')
-    return options
+        return parse_options(os.environ.get("HEAR_OPTIONS") or "{}", "HEAR_OPTIONS=")
+    except click.BadParameter as error:
+        raise ModuleProblem(error.message) from error

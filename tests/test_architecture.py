@@ -134,9 +134,11 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_versions_of_the_official_tools_are_pinned_in_one_place():
-    from eval_recipes.official_pins import NEEDED_BY_TOOLS, TOOLS, XARES
+    from eval_recipes import official_pins
 
-    pins = [pin for pin in (*TOOLS, *NEEDED_BY_TOOLS, XARES) if "==" in pin]
+    given = (official_pins.TOOLS, official_pins.NEEDED_BY_TOOLS, [official_pins.XARES])
+    tested = (official_pins.TESTED_MODULES, official_pins.NEEDED_BY_TESTED_MODULES)
+    pins = [pin for group in (*given, *tested) for pin in group if "==" in pin]
     elsewhere = [
         path
         for path in [*SOURCES, REPOSITORY / "setup.py", REPOSITORY / "Makefile"]

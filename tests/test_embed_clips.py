@@ -182,7 +182,7 @@ def test_a_module_that_refuses_only_large_batches_gets_small_ones(one_loud):
 
 def test_a_modules_own_faults_are_not_a_clips(one_loud):
     module = picky_module(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ModuleProblem, match=r"picky fails: ZeroDivisionError: .*; at .*wav and 9 more"):
         list(scene_embeddings(module, one_loud))
     module.scene_size = 2
     with pytest.raises(ModuleProblem, match="gives the shape"):
@@ -222,7 +222,8 @@ def test_modules_that_are_none_are_refused(tmp_path, monkeypatch, number):
     source, message = list(BROKEN.items())[number]
     functions = "get_scene_embeddings = get_timestamp_embeddings = print" if source else ""
     model = (
-        "class Model(torch.nn.Module):\n    sample_rate = scene_embedding_size = timestamp_embedding_size = 1"
+        "class Model(torch.nn.Module):\n    sample_rate = 16000\n    "
+        "scene_embedding_size = timestamp_embedding_size = 1"
     )
     (tmp_path / f"broken{number}.py").write_text(f"import torch\n{model}\n{functions}\n{source}\n")
     (tmp_path / "weights").touch()

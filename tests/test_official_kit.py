@@ -139,7 +139,8 @@ def test_nan_embeddings_fail_their_task_and_name_the_clip(tmp_path, tasks):
 
 
 def test_a_module_in_training_mode_is_refused(tmp_path, tasks):
-    write_module(tmp_path, "mine", "audio[:, :4]", training=True)
+    dropped = "torch.nn.functional.dropout(audio[:, :4], 0.5, model.training)"
+    write_module(tmp_path, "mine", dropped, training=True)
     result = run_command("heareval", "embeddings", "mine", cwd=tmp_path)
     assert result.returncode == 1
     assert "training mode" in result.stderr

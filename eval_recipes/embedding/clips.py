@@ -15,6 +15,7 @@ import soxr
 import torch
 
 from eval_recipes.embedding.module import Embedding, HearModule, ModuleProblem
+from eval_recipes.modules.guard import told
 from whole_audio import openable, rate_fault, shortfall
 
 READERS = 2
@@ -149,7 +150,7 @@ def embed_clips(
             found = []
             for group in _groups(audio, module.takes_lengths):
                 samples, own = [audio[index] for index in group], [clips[index] for index in group]
-                found += zip(group, _embed_what_fits(embed, samples, own), strict=True)
+                found += zip(group, _embed_what_fits(module.name, embed, samples, own), strict=True)
             for index, embedding in found:
                 if not np.isfinite(embedding.values).all():
                     path = clips[index].path
@@ -195,21 +196,26 @@ def _groups(audio: dict[int, np.ndarray], takes_lengths: bool) -> list[list[int]
 
 
 def _embed_what_fits(
-    embed: Callable[[list[np.ndarray]], list[Embedding]], audio: list[np.ndarray], clips: list[Clip]
+    name: str,
+    embed: Callable[[list[np.ndarray]], list[Embedding]],
+    audio: list[np.ndarray],
+    clips: list[Clip],
 ) -> list[Embedding]:
-    """Embed clips in one call, or halve them where the memory is too small for all or the module refuses one.
+    """Embed clips in one call, or in halves where the memory is too small for all or the module refuses one.
 
     Raises:
-        ClipProblem: one clip alone is too much, or refused.
+        ClipProblem: one clip alone is too much, or refused (by a ValueError).
+        ModuleProblem: the module breaks HEAR's contract, exits, or raises any other error.
     """
+    where = clips[0].path if len(clips) == 1 else f"{clips[0].path} and {len(clips) - 1} more"
     try:
         return embed(audio)
-    except ModuleProblem:
-        raise
-    except (ValueError, MemoryError, RuntimeError) as error:
+    except ModuleProblem as problem:
+        raise ModuleProblem(f"{problem}; at {where}") from problem
+    except Exception as error:  # whatever a foreign module raises becomes one line for its user
         is_memory_full = _is_memory_full(error)
         if not is_memory_full and not isinstance(error, ValueError):
-            raise
+            raise ModuleProblem(f"{name} fails: {told(error)}; at {where}") from error
         if len(audio) == 1:
             path, seconds = clips[0].path, clips[0].seconds
             why = "the module refuses it"
@@ -219,12 +225,13 @@ def _embed_what_fits(
             raise RefusedClip(path, f"{why}: {reason}", ": ") from error
     torch.cuda.empty_cache()
     half = len(audio) // 2
-    return _embed_what_fits(embed, audio[:half], clips[:half]) + _embed_what_fits(
-        embed, audio[half:], clips[half:]
-    )
+    first = _embed_what_fits(name, embed, audio[:half], clips[:half])
+    return first + _embed_what_fits(name, embed, audio[half:], clips[half:])
 
 
 def _is_memory_full(error: Exception) -> bool:
     """Whether a GPU's or the machine's memory is too small; torch has no class of errors for the latter."""
     said = ("can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in said)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        part in told(error) for part in said
+    )

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from eval_recipes.embedding.module import Embedding
+from eval_recipes.hear_modules import check_name
 from eval_recipes.task_checks import TaskProblem
 from eval_recipes.task_lists import METADATA, VOCABULARY, read_splits
 from hear_dasheng.files.atomic import atomic_file, write_atomically
@@ -25,16 +27,31 @@ from hear_dasheng.files.atomic import atomic_file, write_atomically
 EMBEDDINGS_DONE = ".done.embeddings"
 EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
 PROFILE = "profile.embeddings.json"
+LONGEST_FOLDER_NAME = 255
+"""In bytes, on all usual file systems."""
 SHUFFLE_SEED = 0
 LABEL_END_MS = 0.0001
 """Added to an event's end, so that the end belongs to it."""
 
 
 def embedding_folder(embeddings_dir: Path, module: str, options: dict[str, Any]) -> Path:
-    """Where heareval puts a module's embeddings: its name, then the options, slugified."""
+    """Return where heareval puts a module's embeddings: its name, then the options, slugified.
+
+    Raises:
+        click.ClickException: the module's name is none, or no file system takes so long a name of a folder.
+    """
     from slugify import slugify
 
+    try:
+        check_name(module)
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
     suffix = "".join(f"-{slugify(name)}={slugify(str(value))}" for name, value in options.items())
+    if (excess := len(f"{module}{suffix}".encode(errors="replace")) - LONGEST_FOLDER_NAME) > 0:
+        raise click.BadParameter(
+            f"--model-options takes {len(suffix)} characters in the name of the folder of embeddings, "
+            f"{excess} too many; let a file hold long values, or choose them in a module of your own"
+        )
     return embeddings_dir / f"{module}{suffix}"
 
 

@@ -18,17 +18,19 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from eval_recipes.hear_modules import import_hear_module
 from eval_recipes.model_arguments import cannot_load, refuse_weights_among_options
+from eval_recipes.modules.checks import (
+    check_functions,
+    check_scenes,
+    check_timestamp_embeddings,
+    is_left_in_training,
+    model_attributes,
+)
+from eval_recipes.modules.guard import ModuleProblem, module_code, shown, told
 
-FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
-ATTRIBUTES = ("sample_rate", "scene_embedding_size", "timestamp_embedding_size")
-
-
-class ModuleProblem(ValueError):
-    """A module does not keep HEAR's contract, or its checkpoint cannot be loaded."""
+__all__ = ["Embedding", "HearModule", "ModuleProblem", "import_module", "load_module"]
 
 
 class Embedding(NamedTuple):
@@ -60,12 +62,14 @@ class HearModule:
         self.name = name
         self.model = model
         self.device = device
-        self.sample_rate_hz = int(model.sample_rate)
-        self.scene_size = int(model.scene_embedding_size)
-        self.has_weights = next(model.parameters(), None) is not None
+        attributes = model_attributes(name, model)
+        self.sample_rate_hz = attributes["sample_rate"]
+        self.scene_size = attributes["scene_embedding_size"]
+        self.timestamp_size = attributes["timestamp_embedding_size"]
+        with module_code(name, "reading the model's parameters"):
+            self.has_weights = next(model.parameters(), None) is not None
         found = getattr(model, "checkpoint_path", None)
         self.checkpoint_path = found if isinstance(found, str) and os.path.exists(found) else None
-        self.timestamp_size = int(model.timestamp_embedding_size)
         self._scene, self._timestamps = module.get_scene_embeddings, module.get_timestamp_embeddings
         self.takes_lengths = _takes_lengths(self._scene) and _takes_lengths(self._timestamps)
 
@@ -78,10 +82,12 @@ class HearModule:
             clips: float32 at `sample_rate_hz`; of one length unless the module takes lengths.
 
         Raises:
-            ModuleProblem: the module gives another shape than it promises.
+            ModuleProblem: the module gives something else than it promises, or exits.
+            Exception: whatever else the module raises.
         """
-        embeddings = self._scene(*self._batch(clips))
-        self._expect(embeddings, (len(clips), self.scene_size), "get_scene_embeddings")
+        with module_code(self.name, "get_scene_embeddings", leave=(Exception,)):
+            found = self._scene(*self._batch(clips))
+        embeddings = check_scenes(self.name, found, len(clips), self.scene_size)
         return [Embedding(row) for row in embeddings.float().cpu().numpy()]
 
     @no_type_check
@@ -91,29 +97,30 @@ class HearModule:
 
         Args and errors are those of `scenes`.
         """
-        embeddings, timestamps = self._timestamps(*self._batch(clips))
-        expected = (len(clips), timestamps.shape[-1], self.timestamp_size)
-        self._expect(embeddings, expected, "get_timestamp_embeddings")
-        self._expect(timestamps, expected[:2], "get_timestamp_embeddings' timestamps")
-        rows, times = embeddings.float().cpu().numpy(), timestamps.float().cpu().numpy()
+        batch = self._batch(clips)
+        with module_code(self.name, "get_timestamp_embeddings", leave=(Exception,)):
+            found = self._timestamps(*batch)
+        embeddings, timestamps = check_timestamp_embeddings(
+            self.name, found, len(clips), self.timestamp_size, may_be_padded=len(batch) > 2
+        )
+        rows, times = embeddings.float().cpu().numpy(), timestamps.cpu().numpy()
         there = [~np.isnan(row) for row in times]
         return [Embedding(row[t], time[t]) for row, time, t in zip(rows, times, there, strict=True)]
 
     def _batch(self, clips: Sequence[np.ndarray]) -> tuple[Any, ...]:
         lengths = [len(clip) for clip in clips]
-        audio = torch.zeros(len(clips), max(lengths))
+        audio = torch.zeros(len(clips), max(lengths), dtype=torch.float32, device="cpu")
         for row, clip in zip(audio, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(clip)
         arguments = (audio.to(self.device), self.model)
         return arguments if len(set(lengths)) == 1 else (*arguments, lengths)
 
-    def _expect(self, found: Tensor, shape: tuple[int, ...], function: str) -> None:
-        if tuple(found.shape) != shape:
-            raise ModuleProblem(f"{self.name}: {function} gives the shape {tuple(found.shape)}, not {shape}")
-
 
 def _takes_lengths(function: Callable[..., Any]) -> bool:
-    return list(inspect.signature(function).parameters)[2:3] == ["lengths"]
+    try:
+        return list(inspect.signature(function).parameters)[2:3] == ["lengths"]
+    except (TypeError, ValueError):  # some callables tell no signature
+        return False
 
 
 def import_module(name: str) -> ModuleType:
@@ -123,16 +130,18 @@ def import_module(name: str) -> ModuleType:
         name: as Python imports it; modules in the working directory count.
 
     Raises:
-        ModuleProblem: there is no such module, or it lacks a function of the API.
+        ModuleProblem: there is no such module, it cannot be imported, or it lacks a function of the API.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
-        module = import_hear_module(name)
-    except ImportError as error:
-        raise ModuleProblem(f"the module {name} cannot be imported: {error}") from error
-    if lacking := [function for function in FUNCTIONS if not callable(getattr(module, function, None))]:
-        raise ModuleProblem(f"{name} is no HEAR module: it has no {', '.join(lacking)}")
+        with module_code(name, "its import", leave=(Exception,)):
+            module = import_hear_module(name)
+            check_functions(name, module)
+    except ModuleProblem:
+        raise
+    except Exception as error:  # whatever a foreign module raises becomes one line for its user
+        raise ModuleProblem(f"the module {shown(name)} cannot be imported: {told(error)}") from error
     return module
 
 
@@ -150,26 +159,34 @@ def load_module(
         options: further keywords for `load_model`.
         device: where the model shall compute.
 
+    Returns:
+        The module with its model in evaluation mode.
+
     Raises:
         ModuleProblem: there is no such module, it lacks a function of the API or an attribute of its
-            model, its model is not torch's or in training mode, or loading fails.
+            model, its model is not torch's, its embeddings depend on being left in training mode, or
+            loading fails.
     """
     module = import_module(name)
     try:
         refuse_weights_among_options(module.load_model, options or {})
-        loaded = module.load_model(*([model] if model else []), **(options or {}))
-    except (ValueError, TypeError, OSError, RuntimeError, KeyError, ImportError) as error:
-        raise ModuleProblem(cannot_load(name, model, error)) from error
+        with module_code(name, "load_model", leave=(Exception,)):
+            loaded = module.load_model(*([model] if model else []), **(options or {}))
+    except ModuleProblem:
+        raise
+    except Exception as error:
+        raise ModuleProblem(cannot_load(name, model, told(error))) from error
     if not isinstance(loaded, torch.nn.Module):
         raise ModuleProblem(
             f"{name}.load_model gives a {type(loaded).__name__}, and only torch's models are run here; "
             "`hear-dasheng heareval embeddings` also runs TensorFlow's"
         )
-    if lacking := [attribute for attribute in ATTRIBUTES if not hasattr(loaded, attribute)]:
-        raise ModuleProblem(f"the model of {name} has no {', '.join(lacking)}")
-    if loaded.training:
+    model_attributes(name, loaded)
+    if is_left_in_training(name, module, loaded):
         raise ModuleProblem(
             f"{name}.load_model returns a model in training mode: its embeddings would be random; "
             "call .eval() in load_model"
         )
-    return HearModule(name, module, loaded.to(device), torch.device(device))
+    with module_code(name, f"moving its model to {device}"):
+        loaded = loaded.eval().to(device)
+    return HearModule(name, module, loaded, torch.device(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -46,11 +47,11 @@ def module_code(name: str, place: str, leave: tuple[type[Exception], ...] = ()) 
         except leave:
             raise
         except BaseException as error:
-            raise ModuleProblem(f"{name}: {place} failed: {told(error)}") from error
+            raise ModuleProblem(f"{shown(name)}: {place} failed: {told(error)}") from error
 
 
-def told(error: BaseException) -> str:
-    """Return an error of foreign code in one line.
+def told(error: BaseException, *, always_with_type: bool = False) -> str:
+    """Return an error of foreign code in one line; the type of common errors is left out unless asked for.
 
     >>> told(ValueError("too old"))
     'too old'
@@ -64,7 +65,7 @@ def told(error: BaseException) -> str:
     except Exception as second:
         message = f"its message cannot be read ({type(second).__name__})"
     if message and isinstance(error, EXPECTED):
-        return message
+        return f"{type(error).__name__}: {message}" if always_with_type else message
     return f"{type(error).__name__}{': ' if message else ''}{message}{_line(error)}"
 
 
@@ -75,6 +76,20 @@ def shortened(text: str, limit: int = LONGEST_MESSAGE) -> str:
     'abcd... (2 characters more)'
     """
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text) - limit} characters more)"
+
+
+def quoted(value: str) -> str:
+    """Return what a user has typed, for a message: quoted, on one line, and not longer than it is useful.
+
+    >>> quoted("../x"), quoted("a\\nb")
+    ("'../x'", "'a\\\\nb'")
+    """
+    return shortened(repr(value), 80)
+
+
+def shown(name: str) -> str:
+    """Return a module's name for a message: as it is, or quoted if nobody would call a module so."""
+    return name if re.fullmatch(r"[\w.-]{1,80}", name) else quoted(name)
 
 
 def _line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from eval_recipes.neighbours.stored_embeddings import Batches, stored_embeddings
 
 MOST_REFUSED = 100
 """Clips refused one after another, with none embedded in between, after which the module is to blame."""
+LONGEST_CHECKPOINT_NAME = 90
+"""Bytes of a checkpoint's name within a folder's name, which takes 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,13 @@ class Embedder:
             ModuleProblem: the model is no path, and cannot be loaded by its name.
         """
         found = None
-        if not (self.model and Path(self.model).exists()):
-            found = self._loaded.checkpoint_path  # only loading tells which file a name stands for
+        if not (self.model and os.path.exists(self.model)):
+            found = self._loaded.checkpoint_path  # only loading shows which file a name stands for
         return provenance.model_identity(self.module, self.model, self.options, found)
 
     @property
     def sample_rate_hz(self) -> int:
-        """The module's, which is loaded for it."""
+        """The module's sample rate in Hz; the module is loaded for it."""
         return self._loaded.sample_rate_hz
 
     @cached_property
@@ -76,6 +79,9 @@ class Embedder:
 def model_folder(identity: dict[str, Any]) -> str:
     """The module's name, its weights' hash or name, its options' hash; of hashes the first digits."""
     parts = [identity["module"], re.sub(r"[^\w.]+", "-", provenance.in_short(identity["checkpoint"], 8))]
+    if len(parts[1].encode()) > LONGEST_CHECKPOINT_NAME:  # of a URL, say
+        digest = hashlib.sha256(identity["checkpoint"].encode()).hexdigest()[:8]
+        parts[1] = f"{parts[1][:20]}-{digest}"
     if identity["options"]:
         written = json.dumps(identity["options"], sort_keys=True)
         parts.append(f"options-{hashlib.sha256(written.encode()).hexdigest()[:8]}")
