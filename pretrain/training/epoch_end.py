@@ -16,7 +16,7 @@ from pretrain.training import encoders
 from pretrain.training.config import SCORES
 from pretrain.training.data import configured_sources
 from pretrain.training.journal import Journal, read_metrics
-from pretrain.training.knn_probe import knn_accuracy, labelled_files
+from pretrain.training.knn_probe import knn_accuracy, labelled_files, probe_options
 from pretrain.training.objective import Objective
 from pretrain.training.pictures import draw_loss_curve
 from pretrain.training.processes import Processes
@@ -75,8 +75,8 @@ class EpochEnd:
             result = self.objective.result_of(copy)
             self._write_last(result)
             if self.knn_files and progress.epoch % config.knn_every == 0:
-                device = str(self.accelerator.device)
-                scores["knn_accuracy"] = knn_accuracy(self.run_dir, self.knn_files, device)
+                options = probe_options(self.accelerator)
+                scores["knn_accuracy"] = knn_accuracy(self.run_dir, self.knn_files, **options)
             self._keep_if_among_the_best(result, scores, progress)
             if ema is not None:
                 self.objective.write(ema.module, self.run_dir / EMA)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from pretrain.training.processes import Processes
 from pretrain.training.run_folder import PARTIAL, STATE_PREFIX, STATES, RunFolderError, latest_state
+from pretrain.training.sharding import save_state
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +59,11 @@ class Progress:
 class TrainingState:
     """Saves and loads the states of one run."""
 
-    def __init__(self, run_dir: Path, accelerator: Accelerator, ema: nn.Module | None) -> None:
+    def __init__(
+        self, run_dir: Path, accelerator: Accelerator, processes: Processes, ema: nn.Module | None
+    ) -> None:
         self.run_dir = run_dir
-        self.accelerator = accelerator
+        self.accelerator, self.processes = accelerator, processes
         self.ema = ema
 
     def save(self, progress: Progress, own: Any) -> Path:
@@ -74,30 +79,47 @@ class TrainingState:
         main = self.accelerator.is_main_process
         path = self.run_dir / STATES / f"{STATE_PREFIX}{progress.iteration:08d}"
         partial = path.with_name(f".{path.name}{PARTIAL}")
-        try:
-            if main:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-            self.accelerator.wait_for_everyone()
-            self.accelerator.save_state(str(partial))
-            torch.save(own, partial / self._own_file)
-            if main:
-                if self.ema is not None:
-                    torch.save(self.ema.state_dict(), partial / EMA_FILE)
-                (partial / PROGRESS_FILE).write_text(json.dumps(dataclasses.asdict(progress), indent=1))
-            self.accelerator.wait_for_everyone()
-            if main:
-                older = [state for state in path.parent.glob(f"{STATE_PREFIX}*") if state != path]
-                if path.exists():
-                    shutil.rmtree(path)
-                partial.rename(path)
-                for state in older:
-                    shutil.rmtree(state)
-        except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise RunFolderError(self._failure(path, error)) from error
-        self.accelerator.wait_for_everyone()
+        self._reported(path, lambda: self._new_folder(partial) if main else None)
+        self._reported(path, lambda: self._write(partial, progress, own))
+        self._reported(path, lambda: self._publish(partial, path) if main else None)
         return path
+
+    def _write(self, partial: Path, progress: Progress, own: Any) -> None:
+        save_state(self.accelerator, partial)
+        torch.save(own, partial / self._own_file)
+        if self.accelerator.is_main_process:
+            if self.ema is not None:
+                torch.save(self.ema.state_dict(), partial / EMA_FILE)
+            (partial / PROGRESS_FILE).write_text(json.dumps(dataclasses.asdict(progress), indent=1))
+
+    @staticmethod
+    def _new_folder(partial: Path) -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    @staticmethod
+    def _publish(partial: Path, path: Path) -> None:
+        older = [state for state in path.parent.glob(f"{STATE_PREFIX}*") if state != path]
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+        for state in older:
+            shutil.rmtree(state)
+
+    def _reported(self, path: Path, action: Callable[[], Any]) -> None:
+        """Do something on every process; if it fails on one, remove what was written and say so on all."""
+
+        def act() -> None:
+            try:
+                action()
+            except Exception as error:
+                raise RunFolderError(self._failure(path, error)) from error
+
+        try:
+            self.processes.agreed(act)
+        except RunFolderError:
+            shutil.rmtree(path.with_name(f".{path.name}{PARTIAL}"), ignore_errors=True)
+            raise
 
     def _failure(self, path: Path, error: Exception) -> str:
         before = latest_state(self.run_dir)
