@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hear_dasheng.compute.transfer import to_device
+
 
 class Augmentation(NamedTuple):
     """Of a batch.
@@ -34,7 +36,7 @@ class Augmentation(NamedTuple):
 
     def to(self, device: torch.device) -> Augmentation:
         """The same on another device."""
-        return Augmentation(*(choice.to(device, non_blocking=True) for choice in self))
+        return Augmentation(*(to_device(choice, device) for choice in self))
 
 
 def draw_spans(
@@ -92,8 +94,9 @@ def masked(
     """
     is_masked = _covered(augmentation.mels, mel.shape[1])[:, :, None]
     is_masked = is_masked | _covered(augmentation.frames, mel.shape[2])[:, None, :]
-    level = mel.mean(dim=(1, 2), keepdim=True) if level_db is None else mel.new_tensor(level_db)
-    return torch.where(is_masked, level, mel)
+    if level_db is not None:
+        return mel.masked_fill(is_masked, level_db)
+    return torch.where(is_masked, mel.mean(dim=(1, 2), keepdim=True), mel)
 
 
 def _covered(spans: Int[Tensor, "clips masks 2"], length: int) -> Bool[Tensor, "clips {length}"]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hear_dasheng.compute.transfer import to_device
+
 
 class Mask(NamedTuple):
     """Each clip's tokens, parted in two; each place appears exactly once.
@@ -27,7 +29,7 @@ class Mask(NamedTuple):
 
     def to(self, device: torch.device) -> Mask:
         """The same mask on another device."""
-        return Mask(*(places.to(device, non_blocking=True) for places in self))
+        return Mask(*(to_device(places, device) for places in self))
 
 
 def n_kept(n_tokens: int, ratio: float) -> int:

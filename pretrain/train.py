@@ -24,13 +24,13 @@ from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import join_processes, locate_start, must_use_cpu, new_accelerator
 from pretrain.training.class_list import agreed_labels
 from pretrain.training.classification import Classification
-from pretrain.training.config import PretrainConfig, RunConfig
+from pretrain.training.config import DEFAULT_TIMEOUT_MIN, PretrainConfig, RunConfig
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.journal import start_logging, stop_logging, threads_warn
 from pretrain.training.masked_modelling import MaskedModelling
 from pretrain.training.objective import Objective
 from pretrain.training.optimizer_step import NonFiniteLoss
-from pretrain.training.processes import Processes, StopRequest, is_known_to_all
+from pretrain.training.processes import Processes, StopRequest, collective_failure, is_known_to_all
 from pretrain.training.read_config import ConfigError, read_config, read_yaml
 from pretrain.training.run_folder import (
     RunFolderError,
@@ -66,8 +66,8 @@ def train(config: RunConfig, config_path: str | Path, resume: bool = False) -> s
         ConfigError, RunFolderError, NoUsableAudio, NonFiniteLoss, CheckpointError: their messages
             say what is wrong and what to do.
     """
-    join_processes()
-    processes = Processes.of_this_run()
+    join_processes(config.process_timeout_min)
+    processes = Processes.of_this_run(config.process_timeout_min)
     is_main = processes.rank == 0
     chosen = processes.agreed(lambda: _checked_run_dir(config, config_path, resume) if is_main else None)
     run_dir = processes.gathered(chosen)[0]
@@ -186,10 +186,17 @@ def run(kind: type[RunConfig], config: Path, resume: bool, options: Sequence[str
     """Read a config and train, as a command does; of several processes the first tells what is wrong."""
     if must_use_cpu():
         keep_freed_memory()
-    join_processes()
-    processes = Processes.of_this_run()
+    values, failure, timeout_min = None, None, DEFAULT_TIMEOUT_MIN
     try:
-        received = train(processes.agreed(lambda: read_config(config, options, kind)), config, resume)
+        values = read_config(config, options, kind)
+        timeout_min = values.process_timeout_min
+    except ConfigError as error:  # raised below, on all processes
+        failure = error
+    join_processes(timeout_min)
+    processes = Processes.of_this_run(timeout_min)
+    try:
+        processes.raise_first(failure)
+        received = train(values, config, resume)
     except EXPECTED as error:
         told = click.ClickException(str(error))
         if not is_known_to_all(error):
@@ -198,6 +205,14 @@ def run(kind: type[RunConfig], config: Path, resume: bool, options: Sequence[str
             told.show()
         processes.part()  # together: a launcher ends the others as soon as one has ended
         raise SystemExit(told.exit_code) from error
+    except Exception as error:
+        if is_known_to_all(error):
+            processes.part()
+            if error.__cause__ is None:  # the process that has met it shows the traceback
+                raise SystemExit(1) from None
+        elif processes.count > 1 and (reason := collective_failure(error)) is not None:
+            raise click.ClickException(reason) from error
+        raise
     if received is not None:
         raise SystemExit(128 + received)
 

@@ -20,8 +20,8 @@ def _as_rank(rank: int, count: int, port: int, task, arguments) -> None:
     task(*arguments)
 
 
-def on_processes(task, *arguments, count: int = 2) -> None:
-    """Run a function on several processes, as a launcher would, within four minutes."""
+def on_processes(task, *arguments, count: int = 2, limit_s: float = 240) -> None:
+    """Run a function on several processes, as a launcher would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,7 +31,7 @@ def on_processes(task, *arguments, count: int = 2) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(240)
+        process.join(limit_s)
     still_running = [process for process in processes if process.is_alive()]
     for process in still_running:
         process.kill()

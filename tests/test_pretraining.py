@@ -199,7 +199,7 @@ def test_an_8_bit_optimizer_falls_back_and_says_so(tmp_path, caplog):
     optimizer = new_optimizer(MaskedModelling(config).new_model(), config)
     assert type(optimizer) is torch.optim.AdamW
     assert optimizer.defaults["fused"]
-    assert "there is no CUDA device; torch's AdamW" in caplog.text
+    assert "this run uses the device cpu, not CUDA; torch's AdamW" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):

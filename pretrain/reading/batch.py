@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hear_dasheng.compute.transfer import to_device
+
 
 @dataclass
 class Batch:
@@ -28,7 +30,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._with_each(lambda tensor: to_device(tensor, device))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where GPUs copy fastest."""

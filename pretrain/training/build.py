@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
-    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
     ProjectConfiguration,
     parse_flag_from_env,
 )
@@ -23,10 +26,15 @@ from hear_dasheng.download import locate
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.published_options import config_of_kwargs, encoder_kwargs
-from pretrain.training.config import RunConfig
+from pretrain.training import sharding
+from pretrain.training.config import DEFAULT_TIMEOUT_MIN, RunConfig
 from pretrain.training.read_config import ConfigError
 
+logger = logging.getLogger(__name__)
+
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", None: None}
+ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
+"""The environment variable for what `gradient_accumulation` of the config is for."""
 
 
 def must_use_cpu() -> bool:
@@ -34,40 +42,43 @@ def must_use_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
-def join_processes() -> PartialState:
-    """Join the processes that a launcher started, before anything else is known of the run."""
-    return PartialState(cpu=must_use_cpu())
+def join_processes(timeout_min: float = DEFAULT_TIMEOUT_MIN) -> PartialState:
+    """Join the processes that a launcher started; joined ones stay as they are.
+
+    Args:
+        timeout_min: minutes after which a collective operation that not all have entered is an error.
+    """
+    return PartialState(cpu=must_use_cpu(), timeout=timedelta(minutes=timeout_min))
 
 
 def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
-    """Accelerate for this config; what it leaves open, `accelerate launch` decides.
+    """Return an Accelerator for this config; `accelerate launch` decides what the config leaves open.
 
     Raises:
-        ConfigError: this machine cannot compute in that precision, or lacks a tracker.
+        ConfigError: this machine cannot compute in that precision, lacks a tracker, or cannot shard.
     """
-    fsdp = None
-    if config.fsdp:
-        fsdp = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=[Block.__name__],
-            state_dict_type="SHARDED_STATE_DICT",
-            reshard_after_forward=True,
-        )
+    sharding.check_sharding(config.fsdp, join_processes(config.process_timeout_min))
+    _warn_of_ignored_accumulation()
+    fsdp = sharding.new_fsdp_plugin() if config.fsdp else None
     try:
-        accelerator = Accelerator(
-            cpu=must_use_cpu(),
-            mixed_precision=MIXED_PRECISION[config.precision],
-            log_with=config.trackers or None,
-            project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir)),
-            fsdp_plugin=fsdp,
-            dynamo_backend="inductor" if config.compile else None,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-        )
+        with sharding.unchanged_environment():
+            accelerator = Accelerator(
+                cpu=must_use_cpu(),
+                mixed_precision=MIXED_PRECISION[config.precision],
+                log_with=config.trackers or None,
+                project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir)),
+                fsdp_plugin=fsdp,
+                dynamo_backend="inductor" if config.compile else None,
+                kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+                # Without a plugin, Accelerate divides each loss by the environment's number.
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            )
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"precision {config.precision!r} and trackers {config.trackers}: {error}"
         ) from error
+    if fsdp is not None:
+        sharding.activate(accelerator, fsdp)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
     unknown = set(config.trackers) - {tracker.value for tracker in accelerator.log_with if tracker} - {"all"}
@@ -78,6 +89,12 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     if config.ema_decay is not None and config.fsdp:
         raise ConfigError("ema_decay does not work with fsdp: no process holds the whole encoder")
     return accelerator
+
+
+def _warn_of_ignored_accumulation() -> None:
+    steps = os.environ.get(ACCUMULATION, "1")
+    if steps != "1":
+        logger.warning("%s=%s is ignored; the config's gradient_accumulation decides", ACCUMULATION, steps)
 
 
 def locate_start(init_from: str) -> Path:

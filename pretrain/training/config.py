@@ -29,6 +29,9 @@ SCORES = {
 }
 """What the best weights can be chosen by, and its name in the metrics."""
 
+DEFAULT_TIMEOUT_MIN = 120
+"""Longer than a reader without usable audio waits before it gives up (`skip_log.PATIENCE_S`, 30 minutes)."""
+
 Shards = Annotated[list[Any], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Whole = Annotated[int, Field(ge=1, le=10**9)]
 WholeOr0 = Annotated[int, Field(ge=0, le=10**9)]
@@ -37,6 +40,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Part = Annotated[float, Field(gt=0, lt=1)]
+Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -76,7 +80,8 @@ class RunConfig:
 
     # Optimizer and schedule
     optimizer: str = "AdamW8bit"
-    """A class of torch.optim, or (…8bit) of bitsandbytes, which needs CUDA; else its 32-bit namesake."""
+    """A class of torch.optim, or (…8bit) of bitsandbytes. Without CUDA, or with fsdp, an 8-bit optimizer is
+    replaced by its 32-bit namesake."""
     optimizer_args: dict[str, Any] = field(default_factory=lambda: {"lr": 3e-4, "weight_decay": 0.01})
     """Its arguments; lr is the learning rate after the warm-up."""
     epochs: Whole = 100
@@ -130,7 +135,10 @@ class RunConfig:
     compile: bool = False
     """torch.compile the model."""
     fsdp: bool = False
-    """Shard weights, gradients and optimizer over the processes."""
+    """Shard weights, gradients and optimizer state over the processes (FSDP2); needs two or more."""
+    process_timeout_min: Minutes = DEFAULT_TIMEOUT_MIN
+    """Minutes that processes wait for each other. Slow reading, and what the first process does alone at an
+    epoch's end (pictures, probe), must take less."""
     save_every: Whole | None = None
     """Iterations between resumable states, beside one at each epoch's end."""
     save_every_minutes: Positive | None = 10.0
@@ -140,7 +148,8 @@ class RunConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Accelerate's trackers: tensorboard, wandb, mlflow, ..."""
     knn_data: str | None = None
-    """A folder with a folder of audio files per class, for a probe during training."""
+    """A folder with a folder of audio files per class, for a probe during training. The first process runs it
+    in the run's precision; with fsdp on its CPU."""
     knn_every: Whole = 1
     """Epochs between probes."""
 

@@ -24,7 +24,7 @@ from pretrain.training import encoders
 from pretrain.training.config import SCORES
 from pretrain.training.data import configured_sources
 from pretrain.training.journal import Journal, read_metrics
-from pretrain.training.knn_probe import knn_accuracy, labelled_files
+from pretrain.training.knn_probe import knn_accuracy, labelled_files, probe_options
 from pretrain.training.objective import Objective
 from pretrain.training.pictures import draw_loss_curve
 from pretrain.training.processes import Processes
@@ -120,7 +120,8 @@ class EpochEnd:
 
     def _probed(self) -> dict[str, float]:
         try:
-            return {"knn_accuracy": knn_accuracy(self.run_dir, self.knn_files, str(self.accelerator.device))}
+            options = probe_options(self.accelerator)
+            return {"knn_accuracy": knn_accuracy(self.run_dir, self.knn_files, **options)}
         except Exception as error:  # a file that is gone, a device without memory: the epoch must not be lost
             logger.warning("The probe on knn_data %s failed: %s", self.config.knn_data, _reason(error))
             return {}

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import torch
+from accelerate import Accelerator
 from jaxtyping import Float
 
 from hear_dasheng import load_model
@@ -46,13 +48,37 @@ def _labelled_files(folder: Path) -> list[tuple[Path, str]]:
     return files
 
 
-def knn_accuracy(checkpoint: Path, files: list[tuple[Path, str]], device: str = "cpu") -> float:
-    """Part of the files whose nearest others have its own label, by majority.
+def probe_options(accelerator: Accelerator) -> dict[str, str]:
+    """Return where, and in which precision, a run's first process embeds the probe's files.
+
+    A second encoder must fit beside the training. In the run's precision it takes no more memory than the
+    gradients did, which the last step has freed. With FSDP no process ever holds the whole gradient, so the
+    probe runs on the CPU.
+    """
+    if accelerator.is_fsdp2:
+        return {"device": "cpu"}
+    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    return {"device": str(accelerator.device), "precision": precision}
+
+
+def knn_accuracy(
+    checkpoint: Path, files: list[tuple[Path, str]], device: str = "cpu", precision: str = "fp32"
+) -> float:
+    """Return the part of the files whose nearest others have its own label, by majority.
 
     Cosine distance between scene embeddings, 10 neighbours (fewer where the smallest class has
     fewer other files), each file against all others.
+
+    Args:
+        checkpoint: an encoder's folder.
+        files: files and their labels.
+        device: where to embed them. Memory that torch has cached on a GPU is released first, so that freed
+            gradients and activations make room for the encoder.
+        precision: of the encoder, as `load_model` takes it.
     """
-    model = load_model(checkpoint, device=device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    model = load_model(checkpoint, device=device, precision=precision)
     paths, labels = zip(*files, strict=True)
     embeddings = scene_embeddings_of_files(paths, model, progress=False)
     return leave_one_out_accuracy(embeddings, np.array(labels))

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
+from hear_dasheng.compute.transfer import HostCopy
 from pretrain.shards import Batch
 from pretrain.training.objective import Objective
 from pretrain.training.processes import Processes
@@ -24,31 +26,35 @@ class NonFiniteLoss(RuntimeError):
 
 @dataclass
 class StepReport:
-    """What one process knows of a step; `loss` is read from the device only when asked for.
+    """What one process knows of a step.
 
     Attributes:
         iteration: the step's number, from 0.
         lr: its learning rate.
-        loss: sum of this process's clip losses, a scalar on the device.
         clips: of this process.
         keys: their names.
-        grad_norm: before clipping, where gradients are clipped.
+        scalars: the sum of this process's clip losses, then the gradient's norm where it is clipped; on their
+            way from the device.
     """
 
     iteration: int
     lr: float
-    loss: Tensor
     clips: int
     keys: list[str]
-    grad_norm: Tensor | None = None
+    scalars: HostCopy
+
+    def grad_norm(self) -> float | None:
+        """Return the gradient's norm before clipping; None if nothing is clipped."""
+        _, *norm = self.scalars.read()
+        return norm[0] if norm else None
 
     def loss_sum(self) -> float:
-        """The sum of the clips' losses.
+        """Return the sum of the clips' losses.
 
         Raises:
             NonFiniteLoss: it is infinite or not a number.
         """
-        value = self.loss.item()
+        value = self.scalars.read()[0]
         if not math.isfinite(value):
             raise NonFiniteLoss(
                 f"the loss is {value} at iteration {self.iteration} (learning rate {self.lr:.3g}) "
@@ -99,26 +105,40 @@ class OptimizerStep:
         lr = self.schedule.rate(iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        keys = [key for batch in batches for key in batch.keys]
-        report = StepReport(iteration, lr, torch.zeros((), device=self.accelerator.device), len(keys), keys)
         random = self.random_numbers(self.config.seed, self.processes.rank, iteration)
+        loss = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(batches):
-            is_last = index == len(batches) - 1
+            is_last = index == len(batches) - 1 and not self._n_passes_without_data(batches)
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 losses = self._losses(batch, random)
                 self.accelerator.backward(losses.sum() * (self.processes.count / all_clips))
-            report.loss += losses.detach().sum()
-        if not batches:
-            self._take_part_without_data(random)
+            loss += losses.detach().sum()
+        for remaining in reversed(range(self._n_passes_without_data(batches))):
+            with self.accelerator.no_sync(self.model) if remaining else nullcontext():
+                self._take_part_without_data(random)
+        scalars = [loss]
         if self.config.gradient_clip_norm is not None:
-            report.grad_norm = self.accelerator.clip_grad_norm_(
-                self.model.parameters(), self.config.gradient_clip_norm
-            )
+            scalars.append(self._clip_gradient(self.config.gradient_clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update_parameters(self.objective.result_of(self.bare_model))
-        return report
+        keys = [key for batch in batches for key in batch.keys]
+        return StepReport(iteration, lr, len(keys), keys, HostCopy(scalars))
+
+    def _n_passes_without_data(self, batches: list[Batch]) -> int:
+        """Return how often this process must compute something although it has no more batches.
+
+        DDP needs one backward pass of each process. With FSDP all processes gather each block's weights
+        together in every pass, so all need as many passes, also those whose data end earlier.
+        """
+        if self.accelerator.is_fsdp2:
+            return self.config.gradient_accumulation - len(batches)
+        return 0 if batches else 1
+
+    def _clip_gradient(self, largest_norm: float) -> Tensor:
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), largest_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @staticmethod
     def random_numbers(seed: int, rank: int, iteration: int) -> torch.Generator:

@@ -17,19 +17,26 @@ from pretrain.training.read_config import ConfigError, optimizer_class
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 
-def new_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """The config's optimizer over all parameters of a model that are to learn.
+
+def new_optimizer(model: nn.Module, config: RunConfig, device: torch.device = CPU) -> torch.optim.Optimizer:
+    """Return the config's optimizer over all parameters of a model that require gradients.
 
     With `layer_decay` each group holds its part of the learning rate as `lr_scale`.
 
-    An `...8bit` optimizer is bitsandbytes' on CUDA; elsewhere it is torch's of the
-    same name, fused where torch has that, which is said once in the log.
+    An `...8bit` optimizer is bitsandbytes' if the run uses CUDA without FSDP. Otherwise it is torch's of the
+    same name, fused where torch has that, with a warning in the log.
+
+    Args:
+        model: not yet prepared by Accelerate.
+        config: of the run.
+        device: where the run computes.
 
     Raises:
         ConfigError: the optimizer refuses its arguments.
     """
-    kind, arguments = _kind(config.optimizer), dict(config.optimizer_args)
+    kind, arguments = _kind(config, device), dict(config.optimizer_args)
     if kind.__module__.startswith("torch.") and "fused" in inspect.signature(kind).parameters:
         arguments.setdefault("fused", True)
     try:
@@ -40,11 +47,16 @@ def new_optimizer(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
         ) from error
 
 
-def _kind(name: str) -> type[torch.optim.Optimizer]:
+def _kind(config: RunConfig, device: torch.device) -> type[torch.optim.Optimizer]:
+    name = config.optimizer
     if not name.endswith("8bit"):
         return optimizer_class(name)
-    reason = "there is no CUDA device"
-    if torch.cuda.is_available():
+    if device.type != "cuda":
+        reason = f"this run uses the device {device.type}, not CUDA"
+    elif config.fsdp:
+        # bitsandbytes' kernels take a DTensor's pointer for a whole tensor's (its issue 1633).
+        reason = "bitsandbytes does not work with fsdp"
+    else:
         try:
             return getattr(importlib.import_module("bitsandbytes.optim"), name)
         except (ImportError, AttributeError) as error:

@@ -6,23 +6,52 @@ forever. So all agree before each iteration how much data it has, and whether to
 
 from __future__ import annotations
 
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from pretrain.training.config import DEFAULT_TIMEOUT_MIN
+
 Result = TypeVar("Result")
 KNOWN_TO_ALL = "is_known_to_all"
+LOST_CONNECTION = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket (closed|error)|failed to recv", re.IGNORECASE
+)
+TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)
 
 
 def is_known_to_all(error: Exception) -> bool:
     """Whether every process of a run has raised this error, so that one message is enough."""
     return getattr(error, KNOWN_TO_ALL, False)
+
+
+def collective_failure(error: BaseException) -> str | None:
+    """Return what an error of a collective operation means if another process caused it; None if none did.
+
+    The backends raise RuntimeError, or a subclass, with a text of their own. `agreed` avoids such errors
+    where a process can be expected to fail; this is for the rest: bugs, memory, a process that was killed.
+    """
+    if not isinstance(error, RuntimeError):
+        return None
+    if LOST_CONNECTION.search(str(error)):
+        return (
+            "another process of this run has ended; see its message, or the launcher's if it was killed. "
+            "Continue with --resume"
+        )
+    if TIMED_OUT.search(str(error)):
+        return (
+            "waited too long for another process of this run (process_timeout_min); if it was slow and not "
+            "stuck, raise process_timeout_min and continue with --resume"
+        )
+    return None
 
 
 class Processes:
@@ -35,11 +64,16 @@ class Processes:
         self.count, self.rank, self._channel = count, rank, channel
 
     @classmethod
-    def of_this_run(cls) -> Processes:
-        """All that torch.distributed knows; this one alone if it was not started."""
+    def of_this_run(cls, timeout_min: float = DEFAULT_TIMEOUT_MIN) -> Processes:
+        """Return all processes that torch.distributed knows, or this one alone if it was not started.
+
+        Args:
+            timeout_min: minutes that they wait for each other on the channel.
+        """
         if not dist.is_initialized():
             return cls()
-        return cls(dist.get_world_size(), dist.get_rank(), dist.new_group(backend="gloo"))
+        channel = dist.new_group(backend="gloo", timeout=timedelta(minutes=timeout_min))
+        return cls(dist.get_world_size(), dist.get_rank(), channel)
 
     def sums(self, numbers: Sequence[float]) -> list[float]:
         """Add each number over all processes."""

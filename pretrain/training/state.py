@@ -35,6 +35,7 @@ from pretrain.training.run_folder import (
     state_path,
     written,
 )
+from pretrain.training.sharding import save_state
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class TrainingState:
 
     def _write(self, folder: Path, progress: Progress, own: Any) -> None:
         folder.mkdir(exist_ok=True)
-        self.accelerator.save_state(str(folder))
+        save_state(self.accelerator, folder)
         torch.save(own, folder / self._own_file)
         if self.accelerator.is_main_process:
             if self.ema is not None:

@@ -18,10 +18,11 @@ from pretrain.training.encoders import remove_others
 from pretrain.training.epoch_end import EpochEnd
 from pretrain.training.journal import Journal
 from pretrain.training.objective import Objective
-from pretrain.training.optimizer_step import OptimizerStep, StepReport
+from pretrain.training.optimizer_step import NonFiniteLoss, OptimizerStep, StepReport
 from pretrain.training.optimizers import new_optimizer
 from pretrain.training.processes import Processes, StopRequest
 from pretrain.training.schedule import new_schedule
+from pretrain.training.sharding import broadcast_buffers
 from pretrain.training.state import Progress, TrainingState
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ class Trainer:
         if config.activation_checkpointing:
             checkpoint_activations(bare_model)
         self.epoch_end = EpochEnd(objective, run_dir, accelerator, processes)
-        self.model, optimizer = accelerator.prepare(bare_model, new_optimizer(bare_model, config))
+        self.model, optimizer = accelerator.prepare(
+            bare_model, new_optimizer(bare_model, config, accelerator.device)
+        )
         self.ema = None
         if config.ema_decay is not None:
             self.ema = new_moving_average(objective.result_of(bare_model), config.ema_decay)
@@ -61,6 +64,7 @@ class Trainer:
         self.state = TrainingState(run_dir, accelerator, processes, self.ema)
         self._is_saved = False
         self._unread: StepReport | None = None
+        self._failure: Exception | None = None
         self._last_step: dict[str, float] = {}
         self._unlogged = [0.0, 0.0]
         self._introduce(objective.description(bare_model))
@@ -125,7 +129,7 @@ class Trainer:
     def _advance(self, stop: StopRequest) -> bool:
         """One iteration, with the end of the epoch if it is the last; True if a process was told to stop."""
         config, progress = self.config, self.progress
-        batches, failure = [], None
+        batches, failure = [], self._failure
         try:
             batches = self.data.take(config.gradient_accumulation)
         except NoUsableAudio as error:  # the others are told, instead of waiting for this process
@@ -142,7 +146,10 @@ class Trainer:
             report = self.step(progress.iteration, batches, clips)
             progress.iteration += 1
             progress.audio_s += clips * config.chunk_length
-            self._read()
+            try:
+                self._read_own()
+            except NonFiniteLoss as error:  # reported to all before the next step
+                self._failure = error
             self._unread = report
             is_epoch_over = progress.iteration - progress.epoch_start == config.epoch_length
             if progress.iteration % config.log_every == 0 or is_epoch_over:
@@ -162,14 +169,23 @@ class Trainer:
         return stops > 0
 
     def _read(self) -> None:
-        """Look at the loss of the step before the last, for which no device need be waited for."""
+        """Read the last step's loss; all processes must call this.
+
+        Raises:
+            NonFiniteLoss: it is not finite on some process; raised on all.
+        """
+        self.processes.raise_first(self._failure)  # first: it made all processes' next loss not finite
+        self.processes.agreed(self._read_own)
+
+    def _read_own(self) -> None:
+        """Read this process's loss of the step that was reported last."""
         report, self._unread = self._unread, None
         if report is None:
             return
         loss_sum = report.loss_sum()
         self._last_step = {"lr": report.lr}
-        if report.grad_norm is not None:
-            self._last_step["grad_norm"] = float(report.grad_norm)
+        if (norm := report.grad_norm()) is not None:
+            self._last_step["grad_norm"] = norm
         self._unlogged[0] += loss_sum
         self._unlogged[1] += report.clips
         audio_s = self.progress.audio_s / self.progress.iteration
@@ -193,6 +209,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress = self.progress
         self._read()
+        broadcast_buffers(self.accelerator, self.model)
         progress.epoch += 1
         progress.epoch_start = progress.iteration
         progress.is_epoch_end_due = True
@@ -228,6 +245,7 @@ class Trainer:
         if self._is_saved:
             return
         self._read()
+        broadcast_buffers(self.accelerator, self.model)
         self.progress.trained_s = time.monotonic() - self._started
         own = {"position": self.data.position(), "unlogged": self._unlogged, "last_step": self._last_step}
         self.state.save(self.progress, own)
