@@ -28,7 +28,7 @@ def write_error(error: BaseException) -> str | None:
         return error.strerror or str(error)
     text = str(error)
     if type(error).__name__ == "SafetensorError":
-        code = re.search(r"code: (\d+)", text)
+        code = re.search(r"(?:code: |os error )(\d+)", text)
         return os.strerror(int(code.group(1))) if code else text
     if isinstance(error, RuntimeError) and re.search(
         "unexpected pos|inline_container|PytorchStreamWriter", text
