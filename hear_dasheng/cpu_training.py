@@ -60,6 +60,7 @@ def can_use_onednn(x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "out
     is_fp32_on_cpu = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
     return (
         is_fp32_on_cpu
+        and type(x) is Tensor  # not a fake one, by which the cost of a step is counted
         and x.ndim > 1
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

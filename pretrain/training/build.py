@@ -24,9 +24,8 @@ from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.published_options import config_of_kwargs, encoder_kwargs
 from pretrain.training.config import RunConfig
+from pretrain.training.precision import Precision, training_precision
 from pretrain.training.read_config import ConfigError
-
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", None: None}
 
 
 def must_use_cpu() -> bool:
@@ -37,6 +36,12 @@ def must_use_cpu() -> bool:
 def join_processes() -> PartialState:
     """Join the processes that a launcher started, before anything else is known of the run."""
     return PartialState(cpu=must_use_cpu())
+
+
+def run_precision(config: RunConfig) -> Precision:
+    """Return the precision in which a run trains on this machine."""
+    device_type = "cpu" if must_use_cpu() else torch.accelerator.current_accelerator().type
+    return training_precision(config.precision, device_type)
 
 
 def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
@@ -57,7 +62,7 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     try:
         accelerator = Accelerator(
             cpu=must_use_cpu(),
-            mixed_precision=MIXED_PRECISION[config.precision],
+            mixed_precision=run_precision(config).accelerates,
             log_with=config.trackers or None,
             project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir)),
             fsdp_plugin=fsdp,
