@@ -8,9 +8,6 @@ import click
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import embedding_folder
-from eval_recipes.embedding.module import ModuleProblem, load_module
-from eval_recipes.embedding.processes import Processes
-from eval_recipes.embedding.task import TaskEmbedder
 from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.official import sigterm_interrupts
 from eval_recipes.results import task_folders
@@ -49,6 +46,10 @@ def embed(
     Several GPUs or nodes: `accelerate launch -m eval_recipes.embed MODULE ...` with the same arguments;
     all processes must see the same file system.
     """
+    from eval_recipes.embedding.module import ModuleProblem, load_module
+    from eval_recipes.embedding.processes import Processes
+    from eval_recipes.embedding.task import TaskEmbedder
+
     options = parse_options(model_options)
     folders = task_folders(Path(tasks_dir), task)
     with Processes() as processes:

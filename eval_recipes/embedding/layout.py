@@ -13,12 +13,14 @@ import pickle
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval_recipes.embedding.module import Embedding
 from eval_recipes.whole_files import whole_file, write_whole
+
+if TYPE_CHECKING:
+    from eval_recipes.embedding.module import Embedding
 
 EMBEDDINGS_DONE = ".done.embeddings"
 EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"
