@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from eval_recipes import provenance
 from eval_recipes.embedding.layout import embedding_folder
-from eval_recipes.embedding.module import ModuleProblem, load_module
-from eval_recipes.embedding.processes import Processes
-from eval_recipes.embedding.task import TaskEmbedder
 from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.official import sigterm_interrupts
 from eval_recipes.redo_journal import RedoJournal
@@ -19,6 +17,10 @@ from eval_recipes.task_checks import TaskProblem
 from eval_recipes.task_loop import for_each_task
 from hear_dasheng.files.failures import Command
 from hear_dasheng.files.number_options import FiniteRange
+
+if TYPE_CHECKING:
+    from eval_recipes.embedding.processes import Processes
+    from eval_recipes.embedding.task import TaskEmbedder
 
 
 @click.command(cls=Command)
@@ -57,6 +59,10 @@ def embed(
     Several GPUs or nodes: `accelerate launch -m eval_recipes.embed MODULE ...` with the same arguments;
     all processes must see the same file system.
     """
+    from eval_recipes.embedding.module import ModuleProblem, load_module
+    from eval_recipes.embedding.processes import Processes
+    from eval_recipes.embedding.task import TaskEmbedder
+
     options = parse_options(model_options)
     into = embedding_folder(out, module, options)
     folders = task_folders(Path(tasks_dir), task)

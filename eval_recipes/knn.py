@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from eval_recipes import provenance
 from eval_recipes.datasets.catalogue import (
@@ -34,19 +33,10 @@ from eval_recipes.datasets.catalogue import (
     read_dataset,
 )
 from eval_recipes.datasets.clips import ClipList, DatasetProblem, Faults
-from eval_recipes.embedding.clips import ClipProblem
-from eval_recipes.embedding.module import ModuleProblem, import_module
 from eval_recipes.model_arguments import model_option, parse_options
-from eval_recipes.neighbours.classify import Choices, check_k, classify, outvoted
-from eval_recipes.neighbours.distances import METRICS
-from eval_recipes.neighbours.embedded_clips import Embedder, embedded_clips, model_folder
-from eval_recipes.neighbours.embedded_parts import StoredProblem
-from eval_recipes.neighbours.result_files import result_of, write_results
-from eval_recipes.neighbours.vote import TEMPERATURE, WEIGHTS
+from eval_recipes.neighbours.choices import METRICS, TEMPERATURE, WEIGHTS, Choices
 from hear_dasheng.files.failures import Command
 from hear_dasheng.files.number_options import FiniteRange
-
-PROBLEMS = (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem)
 
 
 @click.command("knn", cls=Command)
@@ -114,6 +104,11 @@ def knn(
       fold             if there is one, and no split: each fold is asked for among the others
     With neither, each clip is asked for among all others.
     """
+    from eval_recipes.embedding.module import import_module
+    from eval_recipes.neighbours.classify import check_k, classify, outvoted
+    from eval_recipes.neighbours.embedded_clips import Embedder, embedded_clips, model_folder
+    from eval_recipes.neighbours.result_files import result_of, write_results
+
     chosen, started = Choices(**choices), time.monotonic()
     embedder = Embedder(module, model, parse_options(model_options), device)
     _check_device(device)
@@ -149,9 +144,13 @@ def knn(
 @contextmanager
 def _said_plainly() -> Iterator[None]:
     """Report problems of the data and the module in a line, without a traceback."""
+    from eval_recipes.embedding.clips import ClipProblem
+    from eval_recipes.embedding.module import ModuleProblem
+    from eval_recipes.neighbours.embedded_parts import StoredProblem
+
     try:
         yield
-    except PROBLEMS as problem:
+    except (DatasetProblem, ModuleProblem, ClipProblem, StoredProblem) as problem:
         raise click.ClickException(str(problem)) from problem
 
 
@@ -189,6 +188,8 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from tqdm import tqdm
 
 from eval_recipes import provenance
@@ -23,9 +22,7 @@ from eval_recipes.redo_journal import RedoJournal
 from eval_recipes.results import EMBED_TASKS, PREDICTIONS_DONE, PREDICTIONS_RECORD, SCORES, task_folders
 from eval_recipes.scored_task import summary
 from eval_recipes.scoring.grid import OFFICIAL_SEED
-from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
 from eval_recipes.scoring.score_file import SCORER, combine
-from eval_recipes.scoring.task_data import TaskData
 from eval_recipes.task_checks import TaskProblem, check_embeddings
 from eval_recipes.task_lists import read_metadata
 from eval_recipes.task_loop import for_each_task
@@ -71,6 +68,8 @@ def score(embedding_dirs: tuple[str, ...], redo: bool, **flags: Any) -> None:
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -123,6 +122,9 @@ def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) 
     Raises:
         TaskProblem: a file is missing, broken or does not fit the others.
     """
+    from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
+    from eval_recipes.scoring.task_data import TaskData
+
     settings = Settings(**{name: value for name, value in flags.items() if name != "seeds"})
     task, stop = TaskData(folder), threading.Event()
     task.splits(tuple(task.metadata["splits"]))

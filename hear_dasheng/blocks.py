@@ -79,7 +79,14 @@ def attend_bfloat16_on_cpu(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; keys that are padding are not looked at."""
+    """Multi-head self-attention; keys that are padding are not looked at.
+
+    Attributes:
+        attend: the function that weighs the values; `pretrain/training/step_cost.py` replaces it to plan for
+            another device.
+    """
+
+    attend = staticmethod(attend)
 
     def __init__(
         self,
@@ -112,7 +119,7 @@ class Attention(nn.Module):
             biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split([dim, 2 * dim])
             (q,) = self._by_head(linear(x[:, tokens - n_last :], weights[0], biases[0]), width)
             k, v = self._by_head(linear(x, weights[1], biases[1]), width)
-        attended = attend(q, k, v, is_valid, self.attention_dropout if self.training else 0.0)
+        attended = self.attend(q, k, v, is_valid, self.attention_dropout if self.training else 0.0)
         return self.dropout(self.proj(attended.transpose(1, 2).reshape(windows, -1, dim)))
 
     def _by_head(

@@ -10,6 +10,7 @@ import ast
 import importlib.util
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,10 +44,7 @@ class RegisteredCommands(Group):
         try:
             return entry.load()
         except ModuleNotFoundError as error:
-            missing = error.name or str(error)
-            package = entry.module.partition(".")[0]
-            extra = {"eval_recipes": "evaluation", "pretrain": "pretraining"}.get(package, "all")
-            help_text = f"(needs the package {missing}; in the checkout: pip install '.[{extra}]')"
+            help_text = f"({_how_to_install(entry, error)})"
 
             @click.command(cmd_name, help=help_text, context_settings={"ignore_unknown_options": True})
             @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -54,6 +52,25 @@ class RegisteredCommands(Group):
                 raise click.ClickException(f"`hear-dasheng {cmd_name}` {help_text}")
 
             return unavailable
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a package that it imports on the way and that is missing is an error in a line."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            entry = self._registered().get(ctx.invoked_subcommand or "")
+            if entry is None:
+                raise
+            message = f"`hear-dasheng {entry.name}` {_how_to_install(entry, error)}"
+            raise click.ClickException(message) from error
+
+
+def _how_to_install(entry: EntryPoint, error: ModuleNotFoundError) -> str:
+    """Return which package a command lacks, and which extra brings it."""
+    package = entry.module.partition(".")[0]
+    extra = {"eval_recipes": "evaluation", "pretrain": "pretraining"}.get(package, "all")
+    missing = error.name or str(error)
+    return f"needs the package {missing}; in the checkout: pip install '.[{extra}]'"
 
 
 def _first_line_of_help(entry: EntryPoint) -> str:

@@ -84,6 +84,7 @@ def can_use_onednn(x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "out
     return (
         is_fp32_on_cpu
         and not _are_operators_plain
+        and type(x) is Tensor  # not a fake one, by which the cost of a step is counted
         and x.ndim > 1
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

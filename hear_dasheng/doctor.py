@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hear_dasheng.files.failures import Command
+
 if TYPE_CHECKING:
     from hear_dasheng.compute.checks import Request
     from hear_dasheng.diagnosis.devices import PrecisionTrial
@@ -25,7 +27,7 @@ DEFAULT_SECONDS = 2.0
 MOST_SECONDS = 3600.0
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--device",
     default="auto",

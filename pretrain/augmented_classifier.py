@@ -76,12 +76,19 @@ def with_fresh_head(encoder: Encoder, class_names: tuple[str, ...], is_multi_lab
     return classifier
 
 
+def classifier_without_weights(
+    config: EncoderConfig, class_names: tuple[str, ...], is_multi_label: bool
+) -> Classifier:
+    """Return a classifier whose parameters are on the meta device: they have shapes, but no values."""
+    with torch.device("meta"):
+        return Classifier(Encoder(config), class_names, is_multi_label)
+
+
 def classifier_of_state(
     state: Mapping[str, Tensor], config: EncoderConfig, class_names: tuple[str, ...], is_multi_label: bool
 ) -> AugmentedClassifier:
     """The model that a state dict holds, its tensors and all, in evaluation mode."""
-    with torch.device("meta"):
-        classifier = Classifier(Encoder(config), class_names, is_multi_label)
+    classifier = classifier_without_weights(config, class_names, is_multi_label)
     weights = {name.removeprefix("classifier."): value for name, value in state.items()}
     classifier.load_state_dict(weights, assign=True)
     return AugmentedClassifier(classifier).eval().requires_grad_(False)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hear_dasheng.compute.precision import fp32_arithmetic
 from hear_dasheng.mel import LogMel
 
 
@@ -15,5 +16,5 @@ def spectrogram(
     log_mel: LogMel, waveforms: Float[Tensor, "clips samples"]
 ) -> Float[Tensor, "clips mels frames"]:
     """Log-mel levels in dB, in full precision and uncompiled, whatever is done with the rest."""
-    with torch.autocast(waveforms.device.type, enabled=False):
+    with torch.autocast(waveforms.device.type, enabled=False), fp32_arithmetic(allow_tf32=False):
         return log_mel(waveforms.float())

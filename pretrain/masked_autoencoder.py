@@ -74,11 +74,16 @@ def new_masked_autoencoder(encoder: Encoder, size: str) -> MaskedAutoencoder:
     return MaskedAutoencoder(encoder, _new_decoder(encoder.config, size))
 
 
-def autoencoder_of_state(state: Mapping[str, Tensor], config: EncoderConfig, size: str) -> MaskedAutoencoder:
-    """The autoencoder that a state dict holds, its tensors and all, in evaluation mode."""
+def autoencoder_without_weights(config: EncoderConfig, size: str) -> MaskedAutoencoder:
+    """Return an autoencoder whose parameters are on the meta device: they have shapes, but no values."""
     with torch.device("meta"):
         encoder, decoder = Encoder(config), _new_decoder(config, size)
-    model = MaskedAutoencoder(encoder, decoder)
+    return MaskedAutoencoder(encoder, decoder)
+
+
+def autoencoder_of_state(state: Mapping[str, Tensor], config: EncoderConfig, size: str) -> MaskedAutoencoder:
+    """The autoencoder that a state dict holds, its tensors and all, in evaluation mode."""
+    model = autoencoder_without_weights(config, size)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""The command `hear-dasheng pretrain`, alias `python -m pretrain.train`.
+"""Train as a config says; also `python -m pretrain.train`, an alias of `hear-dasheng pretrain`.
 
 On several processes: `accelerate launch -m pretrain.train CONFIG.yaml`.
 """
@@ -19,12 +19,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from hear_dasheng.checkpoint_files import CheckpointError
-from hear_dasheng.files.failures import Command
+from pretrain.commands import pretrain
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.training.build import join_processes, locate_start, must_use_cpu, new_accelerator
 from pretrain.training.class_list import agreed_labels
 from pretrain.training.classification import Classification
-from pretrain.training.config import DEFAULT_TIMEOUT_MIN, PretrainConfig, RunConfig
+from pretrain.training.config import DEFAULT_TIMEOUT_MIN, RunConfig
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.journal import start_logging, stop_logging, threads_warn
 from pretrain.training.masked_modelling import MaskedModelling
@@ -165,21 +165,6 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         elif old != new:
             changes.append(f"{key} {old} -> {new}")
     return changes
-
-
-@click.command(cls=Command, context_settings={"ignore_unknown_options": True})
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on where the run was stopped; begin if there is none.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
-def pretrain(config: Path, resume: bool, options: tuple[str, ...]) -> None:
-    """Pretrain a Dasheng encoder as the YAML file CONFIG says.
-
-    Any of its keys can be overridden: --batch_size 8 --optimizer_args.lr 1e-4. Keys and
-    their meanings are listed in pretrain/training/config.py, examples are in pretrain/configs/.
-
-    Ctrl-C or SIGTERM saves the state and ends with exit code 128 + the signal's number.
-    """
-    run(PretrainConfig, config, resume, options)
 
 
 def run(kind: type[RunConfig], config: Path, resume: bool, options: Sequence[str]) -> None:

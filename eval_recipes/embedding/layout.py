@@ -13,16 +13,18 @@ import pickle
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from eval_recipes.embedding.module import Embedding
 from eval_recipes.hear_modules import check_name
 from eval_recipes.task_checks import TaskProblem
 from eval_recipes.task_lists import METADATA, VOCABULARY, read_splits
 from hear_dasheng.files.atomic import atomic_file, write_atomically
+
+if TYPE_CHECKING:
+    from eval_recipes.embedding.module import Embedding
 
 EMBEDDINGS_DONE = ".done.embeddings"
 EMBEDDINGS_RECORD = "hear-dasheng.embeddings.json"

@@ -4,52 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from eval_recipes.datasets.clips import ALL, TEST, TRAIN, ClipList, DatasetProblem, some
+from eval_recipes.datasets.clips import ALL, TRAIN, ClipList, DatasetProblem, some
 from eval_recipes.neighbours.accuracy import Accuracy, accuracy_of
+from eval_recipes.neighbours.choices import Choices
 from eval_recipes.neighbours.search import nearest
-from eval_recipes.neighbours.vote import TEMPERATURE, vote
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What can be chosen of the classifier.
-
-    Attributes:
-        k: neighbours that vote.
-        weights: `uniform` or `softmax`.
-        temperature: of the softmax.
-        metric: `cosine` or `euclidean`.
-    """
-
-    k: int = 10
-    weights: str = "uniform"
-    temperature: float = TEMPERATURE
-    metric: str = "cosine"
-
-    @property
-    def name(self) -> str:
-        """For file names: `k10-uniform-cosine`, `k10-softmax0.07-cosine`."""
-        weights = f"softmax{self.temperature:g}" if self.weights == "softmax" else self.weights
-        return f"k{self.k}-{weights}-{self.metric}"
-
-    def identity(self) -> dict[str, object]:
-        """All that changes a score."""
-        softened = {"temperature": self.temperature} if self.weights == "softmax" else {}
-        return {"k": self.k, "weights": self.weights, **softened, "metric": self.metric}
-
-
-def protocol_of(dataset: ClipList) -> str:
-    """How queries and references are told apart, in words."""
-    if dataset.parts == [ALL]:
-        return "leave one out"
-    if set(dataset.parts) == {TRAIN, TEST}:
-        return "train/test"
-    return f"{len(dataset.parts)} folds"
+from eval_recipes.neighbours.vote import vote
 
 
 def references_of(dataset: ClipList) -> dict[str, list[str]]:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from eval_recipes.scoring.products import Products
 
-METRICS = ("cosine", "euclidean")
 ROUNDING = 2.0**-24
 """Largest relative error of one float32 operation."""
 

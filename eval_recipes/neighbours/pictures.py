@@ -6,8 +6,6 @@ import io
 
 import numpy as np
 from jaxtyping import Int
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 MOST_NAMES = 60
 """Classes beyond which names would not be legible."""
@@ -18,6 +16,9 @@ DOTS_PER_INCH = 130
 
 def confusion_png(confusion: Int[np.ndarray, "classes classes"], classes: list[str], heading: str) -> bytes:
     """Rows are true classes, in percent of their clips; a class without clips is blank."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     counts = confusion.sum(1, keepdims=True)
     shares = np.full(confusion.shape, np.nan)
     np.divide(100.0 * confusion, counts, out=shares, where=counts > 0)

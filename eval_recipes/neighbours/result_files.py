@@ -12,7 +12,7 @@ import numpy as np
 from eval_recipes import provenance
 from eval_recipes.datasets.clips import ClipList
 from eval_recipes.neighbours.accuracy import Accuracy, mean_and_spread, together
-from eval_recipes.neighbours.classify import Choices, protocol_of
+from eval_recipes.neighbours.choices import Choices, protocol_of
 from eval_recipes.neighbours.pictures import confusion_png
 from hear_dasheng.files.atomic import write_atomically
 from hear_dasheng.files.failures import shown

@@ -21,7 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval_recipes.neighbours.candidates import Candidates
-from eval_recipes.neighbours.distances import METRICS, Geometry
+from eval_recipes.neighbours.choices import METRICS
+from eval_recipes.neighbours.distances import Geometry
 from hear_dasheng.compute.precision import fp32_arithmetic
 
 SPARE = 32

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from eval_recipes.neighbours.choices import TEMPERATURE, WEIGHTS
 from eval_recipes.neighbours.search import Neighbours
-
-WEIGHTS = ("uniform", "softmax")
-TEMPERATURE = 0.07
-"""Of the softmax: that of Wu et al. 2018 (arXiv 1805.01978, section 3.4), which DINO's kNN took over."""
 
 VOTE_BYTES = 64 << 20
 

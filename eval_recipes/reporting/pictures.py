@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING
 
 from eval_recipes.reporting.charts import BarGroup, Look, Radar, RadarLine, Whisker, whiskers_over
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PALETTE = (
     "#0b62c4",
@@ -47,6 +47,9 @@ PLAIN_TEXT = {"text.parse_math": False, "text.usetex": False}
 
 def radar_png(radar: Radar) -> bytes:
     """The radar; each axis is drawn to the best score shown, which stands at its end."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     with rc_context(PLAIN_TEXT):
         figure = Figure(figsize=(9, 7.5 + 0.25 * len(radar.lines)), layout="constrained")
         axes = figure.add_subplot(projection="polar")
@@ -88,6 +91,10 @@ def _line_style(look: Look) -> str | tuple[float, tuple[float, ...]]:
 
 def bars_png(groups: Sequence[BarGroup]) -> bytes:
     """Groups of bars from 0 to 100, three groups a row."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     n_rows = math.ceil(len(groups) / COLUMNS)
     n_columns = min(COLUMNS, len(groups))
     n_bars = max(len(group.bars) for group in groups)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval_recipes.scoring.protocol import SeedResult
+if TYPE_CHECKING:
+    from eval_recipes.scoring.protocol import SeedResult
 
 SCORER = "hear-dasheng score"
 NOT_SCORES = ("hparams", "postprocessing", "score_mode", "embedding_path")

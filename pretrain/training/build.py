@@ -28,11 +28,11 @@ from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.published_options import config_of_kwargs, encoder_kwargs
 from pretrain.training import sharding
 from pretrain.training.config import DEFAULT_TIMEOUT_MIN, RunConfig
+from pretrain.training.precision import Precision, training_precision
 from pretrain.training.read_config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", None: None}
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 """The environment variable for what `gradient_accumulation` of the config is for."""
 
@@ -51,6 +51,12 @@ def join_processes(timeout_min: float = DEFAULT_TIMEOUT_MIN) -> PartialState:
     return PartialState(cpu=must_use_cpu(), timeout=timedelta(minutes=timeout_min))
 
 
+def run_precision(config: RunConfig) -> Precision:
+    """Return the precision in which a run trains on this machine."""
+    device_type = "cpu" if must_use_cpu() else torch.accelerator.current_accelerator().type
+    return training_precision(config.precision, device_type)
+
+
 def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     """Return an Accelerator for this config; `accelerate launch` decides what the config leaves open.
 
@@ -64,7 +70,7 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
         with sharding.unchanged_environment():
             accelerator = Accelerator(
                 cpu=must_use_cpu(),
-                mixed_precision=MIXED_PRECISION[config.precision],
+                mixed_precision=run_precision(config).accelerates,
                 log_with=config.trackers or None,
                 project_config=ProjectConfiguration(project_dir=str(run_dir), logging_dir=str(run_dir)),
                 fsdp_plugin=fsdp,

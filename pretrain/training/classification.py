@@ -16,7 +16,12 @@ from hear_dasheng.audioset import audioset_names
 from hear_dasheng.classifier import Classifier
 from hear_dasheng.classifier_checkpoint import export_classifier, load_classifier
 from pretrain.augmentation import Augmentation, draw_shift, draw_spans, draw_weights, mixed
-from pretrain.augmented_classifier import AugmentedClassifier, classifier_of_state, with_fresh_head
+from pretrain.augmented_classifier import (
+    AugmentedClassifier,
+    classifier_of_state,
+    classifier_without_weights,
+    with_fresh_head,
+)
 from pretrain.reading.clip_labels import ClipLabels, some
 from pretrain.shards import Batch
 from pretrain.training.build import EncoderStart
@@ -56,6 +61,14 @@ class Classification:
         config = self.config
         encoder = self._start.new_encoder()
         classifier = with_fresh_head(encoder, self.labels.classes, config.is_multi_label)
+        return AugmentedClassifier(classifier, config.mask_level_db, config.freeze_encoder)
+
+    def model_without_weights(self) -> AugmentedClassifier:
+        """Return the classifier with its parameters on the meta device."""
+        config = self.config
+        classifier = classifier_without_weights(
+            self.encoder_config, self.labels.classes, config.is_multi_label
+        )
         return AugmentedClassifier(classifier, config.mask_level_db, config.freeze_encoder)
 
     def description(self, model: AugmentedClassifier) -> str:

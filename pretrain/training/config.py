@@ -116,8 +116,9 @@ class RunConfig:
     """Where this run goes, instead of a new folder under `outputpath`."""
     seed: Seed = 42
     """Of weights, shuffles and masks."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """fp32, bf16 or fp16; null: what `accelerate launch --mixed_precision` says, else fp32."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
+    """fp32 (no TF32 anywhere), tf32 (GPU products take TF32 inputs; fp32 on a CPU), bf16 or fp16; null: what
+    `accelerate launch --mixed_precision` says, else bf16 on a GPU that computes in it, and fp32 elsewhere."""
     init_from: str | None = None
     """Start from this checkpoint's encoder (anything load_model takes); what is not encoder begins afresh."""
     gradient_clip_norm: Positive | None = None

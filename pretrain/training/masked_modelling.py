@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from hear_dasheng.checkpoint import load_encoder
 from hear_dasheng.encoder import Encoder
-from pretrain.masked_autoencoder import MaskedAutoencoder, autoencoder_of_state, new_masked_autoencoder
+from pretrain.masked_autoencoder import (
+    MaskedAutoencoder,
+    autoencoder_of_state,
+    autoencoder_without_weights,
+    new_masked_autoencoder,
+)
 from pretrain.masking import Mask, fixed_mask, n_kept, random_mask
 from pretrain.shards import Batch
 from pretrain.training.build import EncoderStart
@@ -53,6 +58,10 @@ class MaskedModelling:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return model
+
+    def model_without_weights(self) -> MaskedAutoencoder:
+        """Return the autoencoder with its parameters on the meta device."""
+        return autoencoder_without_weights(self.encoder_config, self.config.size)
 
     def description(self, model: MaskedAutoencoder) -> str:
         """How large both halves are."""

@@ -46,6 +46,9 @@ class Objective(Protocol):
             ConfigError: the config describes none.
         """
 
+    def model_without_weights(self) -> nn.Module:
+        """Return the model of `new_model` with its parameters on the meta device."""
+
     def description(self, model: nn.Module) -> str:
         """How large the model is, in words."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 
 from hear_dasheng.compute.precision import fp32_arithmetic
 from pretrain.reading.skip_log import NoUsableAudio
-from pretrain.training.build import checkpoint_activations, new_moving_average
+from pretrain.training.build import checkpoint_activations, new_moving_average, run_precision
 from pretrain.training.data import TrainingData
 from pretrain.training.encoders import remove_others
 from pretrain.training.epoch_end import EpochEnd
@@ -44,7 +43,7 @@ class Trainer:
         config = objective.config
         self.objective, self.config = objective, config
         self.run_dir, self.accelerator, self.processes = run_dir, accelerator, processes
-        self.progress = Progress()
+        self.progress, self.precision = Progress(), run_precision(config)
         is_on_gpu = accelerator.device.type == "cuda"
         self.data = TrainingData(config, processes, is_on_gpu, objective.training_labels)
         self.schedule = new_schedule(config, self.data.planned_iterations())
@@ -72,11 +71,10 @@ class Trainer:
     def _introduce(self, model: str) -> None:
         """Log what is about to be trained, on what."""
         config, accelerator = self.config, self.accelerator
-        precision = accelerator.mixed_precision.replace("no", "fp32")
         logger.info("Run folder: %s", self.run_dir)
         logger.info("%s", model)
         logger.info(
-            "%d iterations of %d x %d crops of %g s, from %d shards; %d process(es) on %s, precision %s",
+            "%d iterations of %d x %d crops of %g s, from %d shards; %d process(es) on %s, precision %s (%s)",
             self.schedule.iterations,
             self.processes.count,
             config.batch_size * config.gradient_accumulation,
@@ -84,7 +82,7 @@ class Trainer:
             self.data.n_shards,
             self.processes.count,
             accelerator.device,
-            precision,
+            *self.precision,
         )
 
     def run(self, resume: bool, stop: StopRequest) -> bool:
@@ -99,7 +97,6 @@ class Trainer:
             self.data.open(progress.data_pass)
         self._started = time.monotonic() - progress.trained_s
         self._saved_at = time.monotonic()
-        is_fp32 = self.accelerator.mixed_precision == "no"
         self.journal = Journal(
             self.run_dir,
             self.accelerator,
@@ -109,7 +106,7 @@ class Trainer:
             self._is_to_come,
         )
         try:
-            with fp32_arithmetic(allow_tf32=False) if is_fp32 else nullcontext():
+            with fp32_arithmetic(allow_tf32=self.precision.allows_tf32):
                 self.model.train()
                 if progress.is_epoch_end_due:
                     self._finish_epoch()
