@@ -270,6 +270,9 @@ def made_in_advance(items: Iterator[T], is_pinned: bool) -> Iterator[T]:
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="batches", **start) as thread:
         following = thread.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = thread.submit(next, items, end)
-            yield item
+        try:
+            while (item := following.result()) is not end:
+                following = thread.submit(next, items, end)
+                yield item
+        finally:
+            del following  # an error in it would keep this frame, and through its own frames the workers
