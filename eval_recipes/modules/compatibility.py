@@ -183,6 +183,7 @@ def takes_old_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
             *given[:n_positional], **beyond, **{renamed.get(key, key): value for key, value in named.items()}
         )
 
+    called.mended_from = function
     return called
 
 
@@ -222,6 +223,11 @@ class _Mended(MetaPathFinder):
                 delattr(module, name)
             else:
                 setattr(module, name, original)
+        for name, module in list(sys.modules.items()):  # librosa's packages keep what they hand out
+            if name.partition(".")[0] == "librosa" and isinstance(module, ModuleType):
+                for attribute, value in list(vars(module).items()):
+                    if isinstance(value, FunctionType) and "mended_from" in vars(value):
+                        setattr(module, attribute, value.mended_from)
 
     def mend(self, name: str, module: ModuleType) -> None:
         changes_of = _mend_for(name)
