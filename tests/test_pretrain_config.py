@@ -133,7 +133,7 @@ def test_model_args_pass_any_encoder_option():
         ({"model_args": {"group_masking": "2"}}, "group_masking is '2'"),
         ({"score_function": ["kNN", 1.0]}, "score_function is kNN, but knn_data names no folder"),
         ({"score_function": ["mAP", 1.0]}, "score_function is 'mAP'"),
-        ({"precision": "fp8"}, "precision is 'fp8': it must be 'fp32', 'bf16' or 'fp16'"),
+        ({"precision": "fp8"}, "precision is 'fp8': it must be 'fp32', 'tf32', 'bf16' or 'fp16'"),
     ],
 )
 def test_impossible_values_are_refused_by_name(changes, message):
