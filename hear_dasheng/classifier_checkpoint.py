@@ -23,7 +23,7 @@ from hear_dasheng.checkpoint import encoder_of
 from hear_dasheng.checkpoint_files import CheckpointError, floats_of, read_checkpoint
 from hear_dasheng.classifier import Classifier, new_classifier
 from hear_dasheng.export import published_state, write_folder, written_at
-from hear_dasheng.files.atomic import remembering_file
+from hear_dasheng.files.write_errors import remembering_file
 
 HEAD_KEY = re.compile(r"(?:^|.*\.)outputlayer\.([01]\.(?:weight|bias))$")
 HEAD_TENSORS = ("0.weight", "0.bias", "1.weight", "1.bias")

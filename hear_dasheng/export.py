@@ -20,7 +20,8 @@ from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
-from hear_dasheng.files.atomic import atomic_path, remembering_file
+from hear_dasheng.files.atomic import atomic_path
+from hear_dasheng.files.write_errors import remembering_file
 from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
 from hear_dasheng.published_options import encoder_kwargs
 

@@ -7,7 +7,6 @@ killed processes are removed by `remove_partials`, which a command calls once it
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import secrets
@@ -15,7 +14,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+from hear_dasheng.files.write_errors import remembering_file, system_error
 
 PARTIAL = ".partial"
 """Ending of the names of unfinished files and folders."""
@@ -67,53 +68,6 @@ def atomic_file(path: Path, *, is_durable: bool = True, prefix: str = "") -> Ite
     ):
         yield file
         file.flush()
-
-
-@contextmanager
-def remembering_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new binary file; if writing to it fails, raise that error, not what a library made of it."""
-    raw = _RememberingFile(path, "xb")
-    try:
-        with io.BufferedWriter(raw) as file:
-            yield file
-    except Exception as error:
-        if raw.failure is None or raw.failure is error:
-            raise
-        raise raw.failure from error
-
-
-class _RememberingFile(io.FileIO):
-    """A file that keeps its write error, because some writers (`torch.save`) raise a vague one instead.
-
-    Attributes:
-        failure: the error of the write that failed, if one did.
-    """
-
-    failure: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write and remember an error."""
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.failure = error
-            raise
-
-
-def system_error(error: BaseException) -> OSError | None:
-    """Return the failed system call behind an exception, or None if there is none.
-
-    Libraries written in Rust, such as safetensors, raise exceptions of their own whose text holds the number.
-
-    >>> system_error(ValueError("I/O error: No space left on device (os error 28)"))
-    OSError(28, 'No space left on device')
-    """
-    if isinstance(error, BrokenPipeError):  # concerns the reader of our output, never the file being written
-        return None
-    if isinstance(error, OSError):
-        return error if error.errno is not None else None
-    number = re.search(r"(?:os error|code:) (\d+)", str(error)) if isinstance(error, Exception) else None
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def write_atomically(path: Path, content: bytes | str, *, is_durable: bool = True) -> None:

@@ -1,38 +1,73 @@
-"""Why a file could not be written, also where a library hides a full disk behind another error."""
+"""The failed system call behind an error of a library that was writing a file.
+
+A full disk reaches us as an exception of `torch.save` or safetensors that does not name it.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
 
-FULL = "No space left on device, or a limit on file sizes"
-"""What torch's writer of zip files meets when it fails without the error of the operating system."""
+TORCH_WRITER = re.compile("unexpected pos|inline_container|PytorchStreamWriter")
+"""Messages of torch's writer of zip files, given a path, when a write fails."""
 
 
-def write_error(error: BaseException) -> str | None:
-    """Return the reason why a file could not be written; None if `error` is of another kind.
+def system_error(error: BaseException) -> OSError | None:
+    """Return the failed system call behind an exception, or None if there is none.
 
-    torch.save raises a RuntimeError (`unexpected pos 64 vs 0`, `inline_container`) and safetensors an error
-    with the code of the operating system when the disk is full.
+    Libraries written in Rust, such as safetensors, raise exceptions of their own whose text holds the number.
+    `torch.save` to a path does not say what failed; that is nearly always a full disk, so ENOSPC is returned.
 
-    Args:
-        error: what a function that writes has raised.
-
-    >>> write_error(OSError(28, "No space left on device"))
-    'No space left on device'
-    >>> write_error(RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"))
-    'No space left on device, or a limit on file sizes'
-    >>> write_error(ValueError("no such layout"))
+    >>> system_error(ValueError("I/O error: No space left on device (os error 28)"))
+    OSError(28, 'No space left on device')
+    >>> system_error(RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"))
+    OSError(28, 'No space left on device, or a limit on file sizes')
     """
+    if isinstance(error, BrokenPipeError):  # concerns the reader of our output, never the file being written
+        return None
     if isinstance(error, OSError):
-        return error.strerror or str(error)
-    text = str(error)
-    if type(error).__name__ == "SafetensorError":
-        code = re.search(r"(?:code: |os error )(\d+)", text)
-        return os.strerror(int(code.group(1))) if code else text
-    if isinstance(error, RuntimeError) and re.search(
-        "unexpected pos|inline_container|PytorchStreamWriter", text
-    ):
-        before = error.__cause__ or error.__context__  # with a Python file, torch fails after the OSError
-        return before.strerror if isinstance(before, OSError) and before.strerror else FULL
+        return error if error.errno is not None else None
+    if not isinstance(error, Exception):
+        return None
+    if number := re.search(r"(?:os error|code:) (\d+)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
+        return OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, or a limit on file sizes")
     return None
+
+
+@contextmanager
+def remembering_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new binary file; if writing to it fails, raise that error, not what a library made of it."""
+    raw = _RememberingFile(path, "xb")
+    try:
+        with io.BufferedWriter(raw) as file:
+            yield file
+    except Exception as error:
+        if raw.failure is None or raw.failure is error:
+            raise
+        raise raw.failure from error
+
+
+class _RememberingFile(io.FileIO):
+    """A file that keeps its write error, because some writers (`torch.save`) raise a vague one instead.
+
+    Attributes:
+        failure: the error of the write that failed, if one did.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write and remember an error."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from hear_dasheng.files.write_errors import write_error
 from pretrain.training.run_folder import RunFolderError, latest_state, written
 
 logger = logging.getLogger(__name__)
@@ -179,7 +178,7 @@ class Journal:
         except OSError as error:
             kept = latest_state(self.run_dir)
             raise RunFolderError(
-                f"could not write {self.path}: {write_error(error)}; "
+                f"could not write {self.path}: {error.strerror or error}; "
                 f"{'there is no state yet' if kept is None else f'{kept} is intact'}. Make room, then "
                 "continue with --resume"
             ) from error

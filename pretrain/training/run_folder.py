@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hear_dasheng.files.atomic import PARTIAL, atomic_path, remove, remove_partials
 from hear_dasheng.files.lock import Locked, locked
-from hear_dasheng.files.write_errors import write_error
+from hear_dasheng.files.write_errors import system_error
 from pretrain.training.config import RunConfig
 
 STATES = "states"
@@ -193,9 +193,9 @@ def written(path: Path) -> Iterator[Path]:
         with atomic_path(path) as partial:
             yield partial
     except Exception as error:
-        reason = write_error(error)
-        if reason is None:
+        cause = system_error(error)
+        if cause is None:
             raise
         raise RunFolderError(
-            f"could not write {path}: {reason}. Make room, then continue with --resume"
+            f"could not write {path}: {cause.strerror}. Make room, then continue with --resume"
         ) from error

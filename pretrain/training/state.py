@@ -24,7 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import load as load_with_numpy
 from torch import nn
 
-from hear_dasheng.files.write_errors import write_error
+from hear_dasheng.files.write_errors import system_error
 from pretrain.training.processes import Processes
 from pretrain.training.run_folder import (
     STATE_PREFIX,
@@ -132,10 +132,10 @@ class TrainingState:
             try:
                 return action()
             except Exception as error:
-                reason = write_error(error)
-                if reason is None:
+                cause = system_error(error)
+                if cause is None:
                     raise
-                raise RunFolderError(self._failure(path, reason)) from error
+                raise RunFolderError(self._failure(path, cause.strerror)) from error
 
         return self.processes.agreed(act)
 
