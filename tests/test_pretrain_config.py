@@ -133,7 +133,6 @@ def test_model_args_pass_any_encoder_option():
         ({"model_args": {"group_masking": "2"}}, "group_masking is '2'"),
         ({"score_function": ["kNN", 1.0]}, "score_function is kNN, but knn_data names no folder"),
         ({"score_function": ["mAP", 1.0]}, "score_function is 'mAP'"),
-<<<<<<< HEAD
         ({"optimizer_args": {"lr": float("inf")}}, "optimizer_args.lr is inf: it must be a number above 0"),
         (
             {"optimizer": "LBFGS", "optimizer_args": {"lr": 1}},
@@ -152,10 +151,7 @@ def test_model_args_pass_any_encoder_option():
         ({"logfile": "metrics.jsonl"}, "that nothing else there has"),
         ({"run_dir": "a\0b"}, "holds a NUL character"),
         ({"model": "x" * 300}, "x...: it must be 'dasheng_tiny'"),
-        ({"precision": "fp8"}, "precision is 'fp8': it must be 'fp32', 'bf16' or 'fp16'"),
-=======
         ({"precision": "fp8"}, "precision is 'fp8': it must be 'fp32', 'tf32', 'bf16' or 'fp16'"),
->>>>>>> w-plan
     ],
 )
 def test_impossible_values_are_refused_by_name(changes, message):
