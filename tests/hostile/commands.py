@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage import MODULE
+from hostile.stage import MODULE
 
 WITHOUT_SCORES = shutil.ignore_patterns("test.predicted-scores.json", "hear-dasheng.predictions.json")
 

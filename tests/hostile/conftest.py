@@ -1,7 +1,8 @@
 """The stage of the campaign, built once."""
 
 import pytest
-from stage import build
+
+from hostile.stage import build
 
 
 @pytest.fixture(scope="session")

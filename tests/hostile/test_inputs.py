@@ -12,7 +12,6 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
-from stage import MODULE, RATE_HZ, TASK, tone, write_dataset
 
 from eval_recipes.embed import embed
 from eval_recipes.knn import knn
@@ -22,6 +21,7 @@ from eval_recipes.score import score
 from eval_recipes.tasks import tasks
 from hear_dasheng.commands import export, info
 from hear_dasheng.tag import tag
+from hostile.stage import MODULE, RATE_HZ, TASK, tone, write_dataset
 
 INJECTED = "<script>alert(1)</script>"
 VALUES = {

@@ -8,8 +8,9 @@ import shutil
 import time
 
 import pytest
-from commands import READERS, ROWS
-from faults import Fault, run
+
+from hostile.commands import READERS, ROWS
+from hostile.faults import Fault, run
 
 VOLATILE = {"seconds", "command", "time_elapsed", "versions", "clips_kept_from_before", "clips"}
 FULL = re.compile(r"/out\S*: (No space left on device|File too large); ")
