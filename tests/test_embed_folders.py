@@ -148,7 +148,7 @@ def test_what_a_kill_left_is_taken_up(embedder, api, task, out):
     api.stops_after = 5
     with pytest.raises(KeyboardInterrupt):
         embedder.embed(task, out)
-    (out / "fold00" / ".4567.partial").touch()
+    (out / "fold00" / ".0123456789abcdef.partial").touch()
     aside = out.with_name(f".{out.name}.replaced")
     aside.mkdir()
     (aside / DONE).touch()

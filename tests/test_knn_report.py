@@ -182,7 +182,9 @@ def test_a_damaged_result_is_named(scored, tmp_path):
     (folder / "k1-uniform-cosine.knn.json").write_text("{}")
     ran = CliRunner().invoke(report, [str(tmp_path / "model"), "--out", str(tmp_path / "out")])
     assert ran.exit_code == 1
-    assert "k1-uniform-cosine.knn.json is no result of `hear-dasheng knn`" in ran.output
+    assert (
+        "k1-uniform-cosine.knn.json: it has no dataset: this is no result of `hear-dasheng knn`" in ran.output
+    )
 
 
 def test_the_papers_table_has_a_column_for_every_data_set():

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval_recipes.neighbours import distances, search
 from eval_recipes.neighbours.accuracy import accuracy_of, mean_and_spread, together, wilson
+from eval_recipes.neighbours.choices import METRICS
 from eval_recipes.neighbours.search import Neighbours, block_shape, nearest
 from eval_recipes.neighbours.vote import vote
 
@@ -45,7 +46,7 @@ def plainly(references, queries, k, metric):
     return order, np.take_along_axis(found, order, 1)
 
 
-@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
 def test_neighbours_are_scikit_learns(metric, spread, few_columns):
     """With a spread of 1e-4 cosines differ by 1e-8, which float32 products cannot tell apart."""
@@ -59,7 +60,7 @@ def test_neighbours_are_scikit_learns(metric, spread, few_columns):
         np.testing.assert_allclose(found.distances, expected[0], rtol=1e-6, atol=1e-14)
 
 
-@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_a_clip_is_left_out_of_its_own_search(metric, few_columns):
     references = embeddings(300, 16)
     peer = NearestNeighbors(n_neighbors=5, metric=metric, algorithm="brute").fit(
@@ -70,7 +71,7 @@ def test_a_clip_is_left_out_of_its_own_search(metric, few_columns):
     assert not (found.indices == np.arange(300)[:, None]).any()
 
 
-@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_of_equal_references_the_first_is_nearer(metric, few_columns):
     chance = np.random.default_rng(0)
     distinct = embeddings(40, 24)
@@ -99,7 +100,7 @@ def test_a_silent_clip_has_cosine_0_with_all():
 
 
 @pytest.mark.parametrize("size", [1e-18, 1.0, 1e18])
-@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_vectors_of_any_size(metric, size):
     references, queries = embeddings(200, 12) * np.float32(size), embeddings(20, 12, 1) * np.float32(size)
     found = nearest(references, queries, 5, metric)
@@ -122,7 +123,7 @@ def test_on_a_grid_full_of_ties(data):
     numbers = st.integers(-2, 2).map(np.float32)
     references = data.draw(arrays(np.float32, (data.draw(st.integers(k + 1, 60)), width), elements=numbers))
     queries = data.draw(arrays(np.float32, (data.draw(st.integers(1, 9)), width), elements=numbers))
-    metric = data.draw(st.sampled_from(distances.METRICS))
+    metric = data.draw(st.sampled_from(METRICS))
     for its_queries in (queries, None):
         found = nearest(
             references, its_queries, k, metric, block_bytes=data.draw(st.sampled_from([100, 4000]))
@@ -137,7 +138,7 @@ def test_on_a_grid_full_of_ties(data):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 15), st.sampled_from(distances.METRICS), st.integers(2, 9))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 15), st.sampled_from(METRICS), st.integers(2, 9))
 def test_the_classifier_is_scikit_learns(seed, k, metric, n_classes):
     references, queries = embeddings(200, 9, seed), embeddings(50, 9, seed + 1)
     labels = np.random.default_rng(seed).integers(0, n_classes, 200)
@@ -147,7 +148,7 @@ def test_the_classifier_is_scikit_learns(seed, k, metric, n_classes):
     np.testing.assert_array_equal(predicted, expected)
 
 
-@pytest.mark.parametrize("metric", distances.METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_softmax_votes_are_scikit_learns_with_these_weights(metric):
     references, queries = embeddings(400, 9), embeddings(200, 9, 1)
     labels = np.random.default_rng(2).integers(0, 5, 400)

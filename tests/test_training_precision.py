@@ -18,7 +18,7 @@ def gpu(monkeypatch):
         monkeypatch.delenv(LAUNCHERS_CHOICE, raising=False)
         monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
         def is_supported(including_emulation: bool = True) -> bool:

@@ -73,8 +73,8 @@ ENDS = {
     "Ctrl-C, threads": (THREADS, "Ctrl-C", 130, "Stopped. "),
     "SIGTERM": (PROCESSES, "SIGTERM", 130, "Stopped. "),
     "a worker killed": (PROCESSES, "kill a worker", 1, "Error: a worker process was killed or crashed"),
-    "disk full, processes": (PROCESSES, "fill the disk", 1, "File too large. Free some space. "),
-    "disk full, threads": (THREADS, "fill the disk", 1, "File too large. Free some space. "),
+    "disk full, processes": (PROCESSES, "fill the disk", 1, "File too large: "),
+    "disk full, threads": (THREADS, "fill the disk", 1, "File too large: "),
 }
 """A run's flags, what is done to it, and how it ends: exit code (minus the signal) and words."""
 
