@@ -36,7 +36,7 @@ from eval_recipes.datasets.clips import ClipList, DatasetProblem, Faults
 from eval_recipes.model_arguments import model_option, parse_options
 from eval_recipes.neighbours.choices import METRICS, TEMPERATURE, WEIGHTS, Choices
 from hear_dasheng.files.failures import Command
-from hear_dasheng.files.number_options import FiniteRange
+from hear_dasheng.files.number_options import FiniteRange, WholeRange
 
 
 @click.command("knn", cls=Command)
@@ -55,13 +55,13 @@ from hear_dasheng.files.number_options import FiniteRange
     metavar="NAME",
     help="Of your own data, in folders and reports [default: from --data, with a hash of its path].",
 )
-@click.option("--k", default=10, show_default=True, type=click.IntRange(1), help="Neighbours that vote.")
+@click.option("--k", default=10, show_default=True, type=WholeRange(), help="Neighbours that vote.")
 @click.option("--weights", default="uniform", show_default=True, type=click.Choice(WEIGHTS))
 @click.option(
     "--temperature",
     default=TEMPERATURE,
     show_default=True,
-    type=FiniteRange(0, min_open=True),
+    type=FiniteRange(0, 1e9, min_open=True),
     help="Of softmax weights.",
 )
 @click.option(

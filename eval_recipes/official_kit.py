@@ -38,6 +38,7 @@ from eval_recipes.scored_task import summary
 from eval_recipes.task_checks import TaskProblem, check_embeddings, check_task_audio
 from eval_recipes.task_loop import for_each_task
 from hear_dasheng.files.failures import Group
+from hear_dasheng.files.number_options import WholeRange
 
 LOG_TAIL_LINES = 25
 
@@ -138,7 +139,9 @@ def embeddings(
 
 @heareval.command()
 @click.argument("embedding_dirs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
-@click.option("--grid-points", default=8, show_default=True, help="Points of the random grid search.")
+@click.option(
+    "--grid-points", default=8, show_default=True, type=WholeRange(), help="Points of the random search."
+)
 @click.option("--gpus", help='GPUs as a JSON list; the tool takes "[0]" where there is one.')
 @click.option("--in-memory", default=True, show_default=True, type=bool)
 @click.option("--deterministic", default=True, show_default=True, type=bool)

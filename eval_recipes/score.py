@@ -27,6 +27,7 @@ from eval_recipes.task_checks import TaskProblem, check_embeddings
 from eval_recipes.task_lists import read_metadata
 from eval_recipes.task_loop import for_each_task
 from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import WholeRange
 from process_memory import keep_freed_memory
 
 
@@ -36,13 +37,13 @@ from process_memory import keep_freed_memory
     "--seeds",
     default=1,
     show_default=True,
-    type=click.IntRange(1, 1000),
+    type=WholeRange(1, 1000),
     help=f"Runs, from seed {OFFICIAL_SEED} on.",
 )
 @click.option(
     "--grid", default="default", show_default=True, type=click.Choice(["default", "fast", "faster"])
 )
-@click.option("--grid-points", default=8, show_default=True, type=click.IntRange(1), help="Points drawn.")
+@click.option("--grid-points", default=8, show_default=True, type=WholeRange(), help="Points drawn.")
 @click.option(
     "--precision",
     default="fp32",

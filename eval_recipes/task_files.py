@@ -10,10 +10,9 @@ import soundfile
 import soxr
 
 from eval_recipes.task_lists import METADATA, VOCABULARY, read_metadata, read_split, read_splits
+from whole_audio import rate_fault
 
 WAV_HEADER_BYTES = 44
-RATES_HZ = (1000, 1_000_000)
-"""Of clips that are resampled, as of audio to train on: a header of 1 Hz would make hours of a second."""
 MOST_SAMPLES = 1 << 29
 """Of all channels, before and after resampling: 2 GiB in float32. Kilobytes of FLAC can claim more."""
 FAINT_PEAK = 16 / 32768
@@ -45,8 +44,8 @@ def resample(content: bytes, rate_hz: int) -> bytes:
 
 
 def _require_bounded(source: soundfile.SoundFile, rate_hz: int) -> None:
-    if not RATES_HZ[0] <= source.samplerate <= RATES_HZ[1]:
-        raise UnusableClip(f"its sample rate is {source.samplerate} Hz, not {RATES_HZ[0]} to {RATES_HZ[1]}")
+    if fault := rate_fault(source.samplerate):
+        raise UnusableClip(fault)
     samples = source.frames * max(source.channels, rate_hz / source.samplerate)
     if samples > MOST_SAMPLES:
         raise UnusableClip(

@@ -16,6 +16,7 @@ from eval_recipes.task_files import count_clips, faintness
 from eval_recipes.task_import import import_tasks
 from eval_recipes.task_table import ZENODO_RECORD, HearTask, UnknownTask, find_tasks
 from hear_dasheng.files.failures import Group
+from hear_dasheng.files.number_options import MOST_WORKERS, WholeRange
 from safe_download.patience import DownloadError
 from safe_download.zenodo import HOST, record_files
 
@@ -49,13 +50,13 @@ RATE = click.option(
     "rate_hz",
     default=16_000,
     show_default=True,
-    type=click.IntRange(8_000, 96_000),
+    type=WholeRange(8_000, 96_000),
     help="Sample rate to write, in Hz.",
 )
 OUT = click.option(
     "--out", default="tasks", show_default=True, type=click.Path(file_okay=False, path_type=Path)
 )
-WORKERS = click.option("--workers", type=click.IntRange(1), help="Threads; one a core unless told.")
+WORKERS = click.option("--workers", type=WholeRange(1, MOST_WORKERS), help="Threads; one a core unless told.")
 ZENODO = click.option(
     "--zenodo",
     default=HOST,

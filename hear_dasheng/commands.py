@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import MOST_HEADS, WholeRange
 from hear_dasheng.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ SHOWN_CLASSES = 8
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--seed",
-    type=click.IntRange(-(2**63), 2**64 - 1),
+    type=WholeRange(-(2**63), 2**64 - 1),
     default=0,
     show_default=True,
     metavar="N",
@@ -41,7 +42,9 @@ def init(size: str, path: Path, seed: int) -> None:
 @click.command(cls=Command)
 @click.argument("checkpoint")
 @click.option(
-    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+    "--num-heads",
+    type=WholeRange(1, MOST_HEADS),
+    help="For a checkpoint that does not tell its attention heads.",
 )
 def info(checkpoint: str, num_heads: int | None) -> None:
     """Tell what CHECKPOINT (path, published name, Hub id or URL) holds."""
@@ -95,7 +98,9 @@ def _head_in_words(classifier: Classifier) -> str:
     help="A mispeech/dasheng-* folder (default), or the package dasheng's .pt (default for *.pt).",
 )
 @click.option(
-    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+    "--num-heads",
+    type=WholeRange(1, MOST_HEADS),
+    help="For a checkpoint that does not tell its attention heads.",
 )
 def export(checkpoint: str, path: Path, layout: str | None, num_heads: int | None) -> None:
     """Rewrite CHECKPOINT (path, published name, Hub id or URL) at PATH in another layout."""

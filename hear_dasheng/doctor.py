@@ -6,7 +6,6 @@ Packages register their checks as entry points (`hear_dasheng/compute/checks.py`
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import FiniteRange
 
 if TYPE_CHECKING:
     from hear_dasheng.compute.checks import Request
@@ -40,7 +40,7 @@ MOST_SECONDS = 3600.0
 @click.option("--precision", default=PRECISIONS, show_default=True, help="Precisions, separated by commas.")
 @click.option(
     "--seconds",
-    type=float,
+    type=FiniteRange(0, MOST_SECONDS, min_open=True),
     help="Time of one measurement; sizes that need more for one clip are skipped.  "
     f"[default: {DEFAULT_SECONDS:g}]",
 )
@@ -68,7 +68,7 @@ def doctor(
         device,
         (QUICK_SIZES if quick else SIZES) if sizes is None else sizes,
         precision,
-        _seconds(seconds, quick),
+        seconds or (QUICK_SECONDS if quick else DEFAULT_SECONDS),
     )
     _check_writable(json_path)
     start = time.monotonic()
@@ -109,16 +109,6 @@ def _listed(option: str, text: str, known: list[str]) -> tuple[str, ...]:
                 f"{name!r} is none of {', '.join(known)}; separate several by commas", param_hint=option
             )
     return tuple(name for name in known if name in names)
-
-
-def _seconds(seconds: float | None, quick: bool) -> float:
-    if seconds is None:
-        return QUICK_SECONDS if quick else DEFAULT_SECONDS
-    if not (math.isfinite(seconds) and 0 < seconds <= MOST_SECONDS):
-        raise click.BadParameter(
-            f"{seconds} is not above 0 and at most {MOST_SECONDS:g}", param_hint="--seconds"
-        )
-    return seconds
 
 
 def _examine(request: Request, trials: list[PrecisionTrial], measures_speed: bool) -> Examination:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hear_dasheng.files.failures import Command, shown
-from hear_dasheng.files.number_options import FiniteRange
+from hear_dasheng.files.number_options import MOST_HEADS, FiniteRange, WholeRange
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -36,14 +36,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--step",
     "step_s",
-    type=FiniteRange(0, min_open=True),
+    type=FiniteRange(0, 1e9, min_open=True),
     help="Seconds; by default the encoder's window, 10.08.",
 )
 @click.option(
     "--top",
     default=5,
     show_default=True,
-    type=click.IntRange(1),
+    type=WholeRange(),
     help="Labels of each step, and of each file in the picture.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write this file.")
@@ -53,7 +53,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"]))
 @click.option("--device", default="cpu", show_default=True, help="As torch names it: cpu, cuda, cuda:1.")
 @click.option(
-    "--num-heads", type=click.IntRange(1), help="For a checkpoint that does not tell its attention heads."
+    "--num-heads",
+    type=WholeRange(1, MOST_HEADS),
+    help="For a checkpoint that does not tell its attention heads.",
 )
 def tag(
     files: tuple[Path, ...],

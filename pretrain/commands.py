@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import FiniteRange, WholeRange
 
 if TYPE_CHECKING:
     from pretrain.training.config import RunConfig
@@ -34,12 +35,12 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--device_memory_gib",
                 "--device-memory-gib",
-                type=click.FloatRange(0, min_open=True),
+                type=FiniteRange(0, 1e6, min_open=True),
                 help="With --dry_run: plan for a GPU with this memory, which need not be here.",
             ),
             click.option(
                 "--processes",
-                type=click.IntRange(1),
+                type=WholeRange(1, 1_000_000),
                 help="With --dry_run: processes, one a device.  [default: the launcher's, else 1]",
             ),
             click.argument("options", nargs=-1, type=click.UNPROCESSED),

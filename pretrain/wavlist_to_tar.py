@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hear_dasheng.files.failures import Command
+from hear_dasheng.files.number_options import MOST_WORKERS, WholeRange
 
 if TYPE_CHECKING:  # both the workers and --help start without what these import
     from pretrain.packing.manifest import Manifest
@@ -41,7 +42,7 @@ NAMED_FILES = 5
     "--size-per-file",
     default=10_000,
     show_default=True,
-    type=click.IntRange(1),
+    type=WholeRange(),
     help="Audio files in a shard.",
 )
 @click.option(
@@ -50,7 +51,7 @@ NAMED_FILES = 5
     "--n-workers",
     default=4,
     show_default=True,
-    type=click.IntRange(0),
+    type=WholeRange(0, MOST_WORKERS),
     help="Processes that transcode, or threads that copy; 0 or 1: none but this.",
 )
 @click.option(
@@ -68,9 +69,7 @@ NAMED_FILES = 5
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the index that `wids` reads at random.",
 )
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of the shuffle."
-)
+@click.option("--seed", default=0, show_default=True, type=WholeRange(0, 2**32 - 1), help="Of the shuffle.")
 @click.option(
     "--shuffle/--no-shuffle",
     "is_shuffled",
@@ -81,7 +80,7 @@ NAMED_FILES = 5
 @click.option(
     "--rate",
     "rate_hz",
-    type=click.IntRange(4_000, 192_000),
+    type=WholeRange(4_000, 192_000),
     help="Transcode to mono at this rate in Hz, as FLAC unless --format says else.",
 )
 @click.option(

@@ -92,7 +92,7 @@ def one_hertz() -> bytes:
     ("content", "message"),
     [
         (flac_of_two_weeks(), r"test_0\.wav cannot be decoded: it has 6\.87e\+10 samples by its header"),
-        (one_hertz(), r"test_0\.wav cannot be decoded: its sample rate is 1 Hz, not 1000 to 1000000"),
+        (one_hertz(), r"test_0\.wav cannot be decoded: its header states a sample rate of 1 Hz"),
     ],
     ids=["two weeks of FLAC", "1 Hz"],
 )

@@ -115,13 +115,20 @@ def test_damage_is_found_where_the_audio_is_decoded(tmp_path):
         ([0.0, np.nan], 16_000, "holds samples that are not finite"),
         ([0.0, np.inf], 16_000, "holds samples that are not finite"),
         ([0.0, -30_000.0], 16_000, "not scaled to [-1, 1]: its peak is 30000"),
-        ([0.0, 0.1], 1, "sample rate too low: its header states 1 Hz"),
-        ([0.1], 2**31 - 1, "holds no samples"),
+        ([0.1], 1_000_000, "holds no samples"),
     ],
 )
 def test_samples_that_cannot_be_audio_are_rejected(tmp_path, samples, rate_hz, reason):
     soundfile.write(tmp_path / "clip.wav", np.array(samples, np.float32), rate_hz, subtype="FLOAT")
     assert audio_of(tmp_path / "clip.wav", rate_hz=22_050) == reason
+
+
+@pytest.mark.parametrize("rate_hz", [1, 999, 1_000_001, 2**31 - 1])
+@pytest.mark.parametrize("target", [{}, {"rate_hz": 999}, {"rate_hz": 22_050}, {"format": "flac"}])
+def test_rates_that_no_audio_has_are_rejected_whether_transcoded_or_not(tmp_path, rate_hz, target):
+    soundfile.write(tmp_path / "clip.wav", np.zeros(10), rate_hz)
+    expected = f"its header states a sample rate of {rate_hz} Hz; possible are 1000 to 1000000 Hz"
+    assert audio_of(tmp_path / "clip.wav", **target) == expected
 
 
 def test_a_rate_that_the_encoder_would_crash_on_is_rejected(tmp_path):

@@ -19,3 +19,22 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number; the range is {self._describe_range()}.", param, ctx)
         return number
+
+
+class WholeRange(click.IntRange):
+    """A bounded range of whole numbers; without an upper bound, a slip of the keyboard fills the memory.
+
+    Attributes:
+        LARGEST: default upper bound, above anything useful: of neighbours, labels, files in a shard.
+    """
+
+    LARGEST = 1_000_000_000
+
+    def __init__(self, lowest: int = 1, highest: int = LARGEST) -> None:
+        super().__init__(lowest, highest)
+
+
+MOST_WORKERS = 1024
+"""Threads or processes of one command; each needs memory."""
+MOST_HEADS = 1024
+"""Attention heads of an encoder; the largest released one has 24."""

@@ -21,13 +21,11 @@ import soundfile
 import soxr
 from jaxtyping import Float32
 
-from whole_audio import shortfall
+from whole_audio import rate_fault, shortfall
 
 FORMATS = ("flac", "wav", "ogg", "mp3")
 MAX_TARGET_RATE_HZ = 192_000
 """libsndfile's Vorbis encoder crashes the process far above it (seen at 384 kHz)."""
-MIN_SOURCE_RATE_HZ = 1_000
-"""A header below it is wrong, and resampling from it would fill the memory."""
 MAX_PEAK = 100.0
 """A peak this high means integer samples stored as floats (as in `hear_dasheng.audio`,
 which is not imported, so that workers start without torch)."""
@@ -83,8 +81,8 @@ class Unusable(ValueError):
 def audio_for_shard(job: Job) -> Audio | str:
     """What a shard stores of a file, or the reason why it can store nothing.
 
-    Untouched files are checked no further than this: soundfile opens their header,
-    it states one frame at least, and a WAV is as long as it promises. Transcoded files
+    Untouched files are checked no further than this: soundfile opens their header, it states a possible
+    sample rate and at least one frame, and a WAV is as long as it promises. Transcoded files
     are decoded to the end; damage that the decoder does not report passes (an MP3 cut
     short is merely shorter).
     """
@@ -158,6 +156,8 @@ def _mono_blocks(sound: soundfile.SoundFile) -> Iterator[Float32[np.ndarray, " f
 
 def _checked(content: bytes, filename: str) -> Audio:
     with _OnwardOnly(io.BytesIO(content)) as sound:
+        if fault := rate_fault(sound.samplerate):
+            raise Unusable(fault)
         n_frames = sound.frames
         if n_frames > UNKNOWN_FRAMES:
             n_frames = sum(map(len, _mono_blocks(sound)))
@@ -173,6 +173,8 @@ def _checked(content: bytes, filename: str) -> Audio:
 def _transcoded(content: bytes, target: Target) -> Audio:
     with _OnwardOnly(io.BytesIO(content)) as sound:
         source_rate_hz = sound.samplerate
+        if fault := rate_fault(source_rate_hz):
+            raise Unusable(fault)
         samples = np.concatenate([np.empty(0, np.float32), *_mono_blocks(sound)])
     peak = np.abs(samples).max(initial=0)
     if not np.isfinite(peak):
@@ -181,8 +183,6 @@ def _transcoded(content: bytes, target: Target) -> Audio:
         raise Unusable(f"not scaled to [-1, 1]: its peak is {peak:g}")
     rate_hz = target.rate_hz or source_rate_hz
     if rate_hz != source_rate_hz:
-        if source_rate_hz < MIN_SOURCE_RATE_HZ:
-            raise Unusable(f"sample rate too low: its header states {source_rate_hz} Hz")
         samples = soxr.resample(samples, source_rate_hz, rate_hz, quality="VHQ")
     if not len(samples):
         raise Unusable("holds no samples")
