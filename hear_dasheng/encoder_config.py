@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -59,7 +60,7 @@ class EncoderConfig:
                 "heads", self.heads, f"{self.heads} attention heads do not divide a width of {self.dim}"
             )
         wide = f"times the width of {self.dim} must be 1 or more"
-        check_number("mlp_ratio", self.mlp_ratio, wide, lambda ratio: int(ratio * self.dim) >= 1)
+        check_number("mlp_ratio", self.mlp_ratio, wide, lambda ratio: 1 <= ratio * self.dim < math.inf)
         check_flag("qkv_bias", self.qkv_bias)
         if self.layer_scale is not None:
             check_number(

@@ -150,6 +150,7 @@ class CropBatches:
         """
         _check_at_least(0, iteration=iteration)
         self._plan = replace(self._plan, restarted_at=iteration)
+        self.skipped_total = Counter()
         self._start_pass(self._pass)
 
     def state_dict(self) -> dict[str, Any]:

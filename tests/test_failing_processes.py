@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
 from pretrain.train import pretrain
+from pretrain.training import encoders
 from pretrain.training.optimizer_step import OptimizerStep
 
 STEP, WRITE, SAVE = OptimizerStep.__call__, FileSystemWriter.write_data, torch.save
@@ -43,6 +44,7 @@ FAULTS = {
     "disk": "torch.save = full",
     "sharded disk": "FileSystemWriter.write_data = full",
     "bug": "raise KeyError('a bug')",
+    "best": "encoders.export = full",
     "kill": "os.kill(os.getpid(), signal.SIGKILL)",
 }
 
@@ -87,6 +89,14 @@ def test_an_expected_failure_of_one_process_is_reported_once(tmp_path, fault, op
         assert "No space left on device" in line
     assert log.count("Traceback") == 1, "torchrun's own, and none of its processes'"
     assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_a_full_disk_at_an_epochs_end_is_reported_once(tmp_path):
+    """The first process alone writes then; the other one must not wait for it."""
+    log = launch(tmp_path, "best", 0)
+    (line,) = errors_in(log)
+    assert f"could not write {tmp_path / 'run/last'}: No space left on device" in line
+    assert log.count("Traceback") == 1
 
 
 @pytest.mark.parametrize("fault", ["bug", "kill"])

@@ -169,6 +169,14 @@ def test_impossible_values_are_refused_by_name(changes, message):
         ({"model_args": {"num_heads": 0}}, "model_args: num_heads=0: must be a whole number above 0"),
         ({"chunk_length": 11.0}, "chunk_length 11.0 s gives 275 tokens, but the model has positions for 252"),
         ({"chunk_length": 0.05, "mask_ratio": 0.75}, "mask_ratio 0.75 of 1 tokens keeps 0"),
+        (
+            {"model_args": {"embed_dim": 10**10, "num_heads": 1}},
+            "are more than any device holds; lower embed",
+        ),
+        ({"model_args": {"depth": 10**7, "embed_dim": 768}}, "are more than any device holds; lower embed"),
+        ({"model_args": {"target_length": 10**13}}, "are more than any device holds; lower embed_dim, depth"),
+        ({"model_args": {"target_length": 4 * 10**9}}, "GiB that are free; lower embed_dim, depth, mlp_rat"),
+        ({"model_args": {"mlp_ratio": 1e308}}, "mlp_ratio=1e+308: times the width of"),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused_by_name(changes, message):

@@ -137,3 +137,25 @@ def _resume_with_one_position_lost(folder) -> None:
 def test_if_one_process_has_lost_its_position_all_begin_again(tmp_path):
     write_shards(tmp_path)
     on_processes(_resume_with_one_position_lost, tmp_path)
+
+
+def test_what_was_left_out_before_a_restart_still_counts_after_the_next_resume(tmp_path):
+    write_shards(tmp_path)
+    _, position = stopped(tmp_path)
+    restarted = training_data(tmp_path, seed=7)
+    restarted.resume(0, position, 3, {"empty": 2})
+    restarted.take(1)
+    resumed = training_data(tmp_path, seed=7)
+    resumed.resume(0, restarted.position(), 4, {"empty": 2})
+    assert resumed.skipped() == {"empty": 2}
+
+
+def test_what_was_left_out_counts_once_if_another_process_has_lost_its_position(tmp_path):
+    write_shards(tmp_path)
+    data, position = stopped(tmp_path)
+    position["skipped_total"] = {"empty": 2}
+    processes = Processes()
+    processes.sums = lambda numbers: [1.0]  # the other one has lost its position
+    data = training_data(tmp_path, processes)
+    data.resume(0, position, 3, {"empty": 2})
+    assert data.skipped() == {"empty": 2}

@@ -17,11 +17,12 @@ from process_cases import on_processes
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
 from hear_dasheng.export import export
+from hear_dasheng.files.lock import locked
 from pretrain.finetune import finetune
 from pretrain.reading.clip_labels import UnusableLabels
 from pretrain.reading.skip_log import NoUsableAudio
 from pretrain.train import pretrain, train
-from pretrain.training import build
+from pretrain.training import build, run_folder
 from pretrain.training.finetune_config import FinetuneConfig
 from pretrain.training.optimizer_step import OptimizerStep
 from pretrain.training.processes import is_known_to_all
@@ -143,6 +144,28 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_is_untouched(tmp_path
     result = CliRunner().invoke(pretrain, [str(config), "--run_dir", str(run)])
     assert result.exit_code == 0, result.output
     assert not (run / "states/.0123456789abcdef.partial").exists()
+
+
+def test_what_other_runs_write_in_folders_below_is_left_alone(tmp_path):
+    theirs = tmp_path / "their_run/states/.0123456789abcdef.partial"
+    mine = [tmp_path / name / theirs.name for name in ("", "best", "states/iteration_00000002", "pictures")]
+    for folder in (theirs, *mine):
+        folder.mkdir(parents=True)
+    with held_folder(tmp_path, "train.log", True) as begin:
+        begin()
+    assert theirs.exists()
+    assert not any(path.exists() for path in mine)
+
+
+def test_a_file_that_another_run_writes_before_the_lock_is_ours_is_not_removed(tmp_path, monkeypatch):
+    def late(lock_file):
+        (tmp_path / "classes.json").write_text("theirs")
+        return locked(lock_file)
+
+    monkeypatch.setattr(run_folder, "locked", late)
+    with pytest.raises(KeyboardInterrupt), held_folder(tmp_path, "train.log", True):
+        raise KeyboardInterrupt
+    assert (tmp_path / "classes.json").read_text() == "theirs"
 
 
 def test_validation_data_that_do_not_decode_are_refused_before_training(tmp_path, monkeypatch):

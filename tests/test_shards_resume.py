@@ -6,7 +6,6 @@ import io
 import json
 import multiprocessing
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,9 +205,3 @@ def test_vanished_audio_is_counted(tmp_path):
     assert {key[0] for key in keys} == {"1"}
     assert resumed.skipped_total["not found again"] == n_waiting + n_mixing
     assert resumed.skipped_total["shard unreadable"] in (1, 2)  # for the buffers, and to go on in it
-
-
-def test_pinned_batches_keep_their_names(monkeypatch):
-    pinned = SimpleNamespace(pin_memory=lambda: "pinned")
-    batch = Batch(pinned, ["a"], {"empty": 1}).pin_memory()
-    assert (batch.waveforms, batch.keys, batch.skipped) == ("pinned", ["a"], {"empty": 1})

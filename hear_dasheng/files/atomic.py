@@ -76,15 +76,20 @@ def write_atomically(path: Path, content: bytes | str, *, is_durable: bool = Tru
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def remove_partials(folder: Path) -> None:
+def remove_partials(folder: Path, *, is_recursive: bool = True) -> None:
     """Remove what killed writers left below a folder, and restore a folder that was being replaced.
 
     No other process may be writing there.
+
+    Args:
+        folder: where to look; it need not exist.
+        is_recursive: also look in its subfolders.
     """
-    for left in [*folder.rglob(f".*{PARTIAL}")]:
+    find = folder.rglob if is_recursive else folder.glob
+    for left in [*find(f".*{PARTIAL}")]:
         if re.fullmatch(r"\.[0-9a-f]{16}\.partial", left.name):  # other programs use this ending too
             remove(left)
-    for aside in [*folder.rglob(f".*{REPLACED}")]:
+    for aside in [*find(f".*{REPLACED}")]:
         named = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.replaced", aside.name)
         if named is None:
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,13 +28,6 @@ class Batch:
     targets: Float[Tensor, "batch classes"] | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        return self._with_each(lambda tensor: to_device(tensor, device))
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from where GPUs copy fastest."""
-        return self._with_each(lambda tensor: tensor.pin_memory())
-
-    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        targets = None if self.targets is None else change(self.targets)
-        return replace(self, waveforms=change(self.waveforms), targets=targets)
+        """Return the same batch on another device."""
+        targets = None if self.targets is None else to_device(self.targets, device)
+        return replace(self, waveforms=to_device(self.waveforms, device), targets=targets)

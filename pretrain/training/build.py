@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hear_dasheng.blocks import Block
 from hear_dasheng.checkpoint import load_encoder
+from hear_dasheng.compute.measure import available_memory_bytes
 from hear_dasheng.download import locate
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"
 """The environment variable for what `gradient_accumulation` of the config is for."""
+LARGEST_ENCODER = 2**40
+"""Weights of an encoder that no device holds; torch cannot even compute the sizes of much larger tensors."""
 
 
 def must_use_cpu() -> bool:
@@ -136,6 +139,7 @@ class EncoderStart:
             self.config = config_of_kwargs(encoder_kwargs(start) | dict(config.encoder_options))
         except ValueError as error:
             raise ConfigError(f"model_args: {error}") from error
+        self._check_size(LARGEST_ENCODER, "are more than any device holds")
         dropouts = {"dropout": self.config.dropout, "attention_dropout": self.config.attention_dropout}
         if self._loaded is not None:
             theirs = self._loaded.config
@@ -148,6 +152,14 @@ class EncoderStart:
         init_from = self._run.init_from
         return None if init_from is None else load_encoder(locate_start(init_from))
 
+    def _check_size(self, most: float, where: str) -> None:
+        if (weights := fewest_weights(self.config)) > most:
+            raise ConfigError(
+                f"model_args {dict(self._run.encoder_options)} make an encoder of {weights:.3g} weights "
+                f"({4 * weights / 2**30:,.1f} GiB), which {where}; lower embed_dim, depth, mlp_ratio or "
+                "target_length"
+            )
+
     def new_encoder(self) -> Encoder:
         """The encoder with weights drawn from the config's seed, or from `init_from`.
 
@@ -155,9 +167,10 @@ class EncoderStart:
         What was read is let go of; called again, it is read again.
 
         Raises:
-            ConfigError: a crop does not fit the encoder.
+            ConfigError: a crop does not fit the encoder, or the encoder does not fit the memory.
         """
-        run = self._run
+        run, memory_bytes = self._run, available_memory_bytes()
+        self._check_size(memory_bytes / 4, f"do not fit the {memory_bytes / 2**30:,.1f} GiB that are free")
         tokens, window = self.config.n_tokens(run.chunk_samples), self.config.window_tokens
         if tokens > window:
             raise ConfigError(
@@ -170,6 +183,17 @@ class EncoderStart:
             encoder.load_state_dict((self._loaded or self._load()).state_dict())
             self._loaded = None
         return encoder
+
+
+def fewest_weights(config: EncoderConfig) -> int:
+    """Return how many weights the large tensors of an encoder have; biases and norms come on top.
+
+    >>> f"{fewest_weights(EncoderConfig.of_size('base')):,}"
+    '85,324,800'
+    """
+    block = 4 * config.dim**2 + 2 * config.dim * int(config.mlp_ratio * config.dim)
+    patch_values = config.patch_mels * config.patch_frames
+    return config.depth * block + config.dim * (config.window_moments + patch_values)
 
 
 def checkpoint_activations(model: nn.Module) -> None:

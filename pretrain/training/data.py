@@ -127,8 +127,10 @@ class TrainingData:
                 lost or "another process has lost its position",
             )
             self.batches.start_anew(iteration)
-            position = None
-        self._start(is_begun=position is not None, skipped=skipped)
+            self._skipped_before = Counter(skipped)
+        else:
+            self._skipped_before = Counter(position.get("skipped_before", {}))
+        self._start(is_begun=not n_lost)
 
     def _why_position_is_lost(self, position: Any) -> str:
         """Load a position; return why it cannot be used, or nothing."""
@@ -140,9 +142,7 @@ class TrainingData:
             return str(error)
         return ""
 
-    def _start(self, is_begun: bool, skipped: dict[str, int] | None = None) -> None:
-        if skipped and not is_begun:
-            self._skipped_before = Counter(skipped)
+    def _start(self, is_begun: bool) -> None:
         self._stream = iter(self.batches)
         self._clips_of_pass = int(is_begun)
 
@@ -167,7 +167,7 @@ class TrainingData:
 
     def position(self) -> Any:
         """Where this process stands: after the last batch that was taken."""
-        return self.batches.state_dict()
+        return self.batches.state_dict() | {"skipped_before": dict(self._skipped_before)}
 
     def skipped(self) -> dict[str, int]:
         """What all processes have left out since the run began, by reason; all must call this."""

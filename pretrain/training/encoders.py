@@ -18,11 +18,10 @@ from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.export import export
 from hear_dasheng.files.atomic import remove
-from pretrain.training.run_folder import RunFolderError, written
+from pretrain.training.run_folder import BEST, RunFolderError, written
 
 logger = logging.getLogger(__name__)
 
-BEST = "best"
 Result = TypeVar("Result", bound=nn.Module)
 
 

@@ -28,13 +28,13 @@ from pretrain.training.knn_probe import knn_accuracy, labelled_files, probe_opti
 from pretrain.training.objective import Objective
 from pretrain.training.pictures import draw_loss_curve
 from pretrain.training.processes import Processes
+from pretrain.training.run_folder import BEST, PICTURES
 from pretrain.training.state import Progress
 from pretrain.training.validation import validate
 
 logger = logging.getLogger(__name__)
 
 LAST, AVERAGED, EMA = "last", "averaged", "ema"
-PICTURES = "pictures"
 COMPILED = "_orig_mod."
 """What torch.compile puts before the names of weights."""
 
@@ -52,10 +52,14 @@ class EpochEnd:
         self.objective, self.config, self.run_dir = objective, objective.config, run_dir
         self.accelerator, self.processes = accelerator, processes
         config = self.config
-        self.batches = self._validation_batches(config.batch_size, processes, config.num_workers)
+        self.batches = self._validation_batches(
+            config.batch_size, processes, config.num_workers, pin_memory=accelerator.device.type == "cuda"
+        )
         self.knn_files = labelled_files(config.knn_data) if config.knn_data else []
 
-    def _validation_batches(self, batch_size: int, processes: Processes, n_workers: int) -> CropBatches:
+    def _validation_batches(
+        self, batch_size: int, processes: Processes, n_workers: int, pin_memory: bool = False
+    ) -> CropBatches:
         return CropBatches(
             configured_sources(self.config, "cv_data"),
             batch_size=batch_size,
@@ -67,6 +71,7 @@ class EpochEnd:
             rank=processes.rank,
             n_ranks=processes.count,
             n_workers=n_workers,
+            pin_memory=pin_memory,
             clip_labels=self.objective.validation_labels,
             max_member_bytes=self.config.max_member_mib << 20,
         )
@@ -78,31 +83,38 @@ class EpochEnd:
 
         A probe or a picture that fails is reported as a warning.
         """
-        with _same_random_numbers_after(self.accelerator.device):
-            self._look_at(model, ema, progress, journal)
-        self.accelerator.wait_for_everyone()
-
-    def _look_at(
-        self, model: nn.Module, ema: AveragedModel | None, progress: Progress, journal: Journal
-    ) -> None:
-        config, started = self.config, time.monotonic()
+        started = time.monotonic()
         scores: dict[str, float] = {}
-        if progress.epoch % config.valid_every == 0:
-            scores |= validate(model, self.objective, self.batches, self.accelerator, self.processes)
-        copy = self._copy_on_main(model)
-        if copy is not None:
-            result = self.objective.result_of(copy)
-            self._write_last(result)
-            if self.knn_files and progress.epoch % config.knn_every == 0:
-                scores |= self._probed()
-            self._keep_if_among_the_best(result, scores, progress)
-            if ema is not None:
-                self.objective.write(ema.module, self.run_dir / EMA)
-            if scores:
-                logger.info("Epoch %d of %d: %s", progress.epoch, config.epochs, _in_words(scores))
-                seconds = round(time.monotonic() - started, 2)
-                journal.write(progress.iteration, epoch=progress.epoch, validation_s=seconds, **scores)
-            self._draw(copy, scores, progress)
+        with _same_random_numbers_after(self.accelerator.device):
+            if progress.epoch % self.config.valid_every == 0:
+                scores |= validate(model, self.objective, self.batches, self.accelerator, self.processes)
+            copy = self._copy_on_main(model)
+            self.processes.agreed(lambda: self._keep(copy, ema, scores, progress, journal, started))
+
+    def _keep(
+        self,
+        copy: nn.Module | None,
+        ema: AveragedModel | None,
+        scores: dict[str, float],
+        progress: Progress,
+        journal: Journal,
+        started: float,
+    ) -> None:
+        """Write and draw what the first process keeps; the others, which have no copy, keep nothing."""
+        if copy is None:
+            return
+        config, result = self.config, self.objective.result_of(copy)
+        self._write_last(result)
+        if self.knn_files and progress.epoch % config.knn_every == 0:
+            scores |= self._probed()
+        self._keep_if_among_the_best(result, scores, progress)
+        if ema is not None:
+            self.objective.write(ema.module, self.run_dir / EMA)
+        if scores:
+            logger.info("Epoch %d of %d: %s", progress.epoch, config.epochs, _in_words(scores))
+            seconds = round(time.monotonic() - started, 2)
+            journal.write(progress.iteration, epoch=progress.epoch, validation_s=seconds, **scores)
+        self._draw(copy, scores, progress)
 
     def check_data(self) -> None:
         """Read one clip of the validation data, so that data without any stop the run before it begins.
@@ -144,7 +156,7 @@ class EpochEnd:
             progress.best, sign * score, epoch, self.config.n_saved, scores.get("valid_loss")
         ):
             return
-        self.objective.write(result, self.run_dir / encoders.BEST / epoch)
+        self.objective.write(result, self.run_dir / BEST / epoch)
 
     def _write_last(self, result: nn.Module) -> None:
         self.objective.write(result, self.run_dir / LAST)
@@ -177,20 +189,24 @@ class EpochEnd:
     def finish(self, progress: Progress, journal: Journal) -> None:
         """Average the best weights, make that average the run's own, and validate it."""
         best = self.processes.gathered(progress.best)[0]  # the first process alone chooses
-        folders = [self.run_dir / encoders.BEST / entry[1] for entry in best]
+        folders = [self.run_dir / BEST / entry[1] for entry in best]
         is_average = bool(folders) and self.config.average_final_model
         chosen = folders[0] if folders else self.run_dir / LAST
         if is_average:
             chosen = self.run_dir / AVERAGED
-        if self.accelerator.is_main_process:
-            if is_average:
-                self.objective.write(encoders.average(folders, self.objective.load), chosen)
-                logger.info("Averaged the %d best: %s", len(folders), ", ".join(f.name for f in folders))
-            encoders.publish(chosen, self.run_dir)
-        self.accelerator.wait_for_everyone()
+        self.processes.agreed(lambda: self._publish(chosen, folders if is_average else []))
         if is_average and len(folders) > 1:
             self._validate_average(chosen, folders[0].name, progress, journal)
         logger.info("Done. %s", self.objective.farewell(chosen.name, self.run_dir))
+
+    def _publish(self, chosen: Path, averaged: list[Path]) -> None:
+        """Make an encoder the run's own, after averaging those that it is made of; on the first process."""
+        if not self.accelerator.is_main_process:
+            return
+        if averaged:
+            self.objective.write(encoders.average(averaged, self.objective.load), chosen)
+            logger.info("Averaged the %d best: %s", len(averaged), ", ".join(f.name for f in averaged))
+        encoders.publish(chosen, self.run_dir)
 
     def _validate_average(self, average: Path, best: str, progress: Progress, journal: Journal) -> None:
         """Tell how good an average of weights is, beside the best of those that went into it."""

@@ -32,6 +32,8 @@ from pretrain.training.config import RunConfig
 STATES = "states"
 STATE_PREFIX = "iteration_"
 LOCK_FILE = ".run.lock"
+BEST = "best"
+PICTURES = "pictures"
 CLASSES_FILE = "classes.json"
 
 
@@ -116,7 +118,9 @@ def remove_state(path: Path) -> None:
 
 def clean_up(run_dir: Path) -> None:
     """Remove what killed runs left half written; the caller must hold the folder's lock."""
-    remove_partials(run_dir)
+    remove_partials(run_dir, is_recursive=False)  # a folder below may be that of another run
+    for name in (STATES, BEST, PICTURES):
+        remove_partials(run_dir / name)
     for left in run_dir.glob(f"{STATES}/.{STATE_PREFIX}*{PARTIAL}"):  # as earlier versions named them
         remove(left)
     for newer in run_dir.glob(f"{STATES}/{STATE_PREFIX}*.1"):
@@ -138,12 +142,14 @@ def held_folder(run_dir: Path, logfile: str, resume: bool) -> Iterator[Callable[
     Raises:
         RunFolderError: another run holds the folder, it holds a run, or it cannot be made.
     """
-    own = [run_dir / name for name in (LOCK_FILE, logfile, CLASSES_FILE)]
+    lock_file, own = run_dir / LOCK_FILE, [run_dir / name for name in (logfile, CLASSES_FILE)]
     with ExitStack() as stack:
         try:
-            new = [path for path in own if not path.exists()]
-            made = [path for path in own[1].parents if not path.exists()]  # the innermost comes first
-            stack.enter_context(locked(own[0]))
+            made = [path for path in own[0].parents if not path.exists()]  # the innermost comes first
+            new_lock = [] if lock_file.exists() else [lock_file]
+            stack.enter_context(locked(lock_file))
+            # Not before: until then another run may have written them. The lock file goes last.
+            new = [path for path in own if not path.exists()] + new_lock
             begin = stack.enter_context(_removed_unless_begun(new, made))
             clean_up(run_dir)
         except Locked as error:

@@ -205,8 +205,6 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         progress = self.progress
-        self._read()
-        broadcast_buffers(self.accelerator, self.model)
         progress.epoch += 1
         progress.epoch_start = progress.iteration
         progress.is_epoch_end_due = True
@@ -217,10 +215,13 @@ class Trainer:
         """Do what is due after an epoch, and save that it is done; a run killed on the way does it again."""
         self.epoch_end(self.model, self.ema, self.progress, self.journal)
         self.progress.is_epoch_end_due = False
+        self.processes.agreed(self._keep_progress)
+
+    def _keep_progress(self) -> None:
+        """Save that the epoch's end is done, on the first process; then remove encoders of the past."""
         if self.accelerator.is_main_process:
             self.state.save_progress(self.progress)
             remove_others(self.progress.best, self.run_dir)
-        self.accelerator.wait_for_everyone()
 
     def _is_to_come(self, line: dict[str, Any]) -> bool:
         """Whether a resumed run will write this line of metrics again."""
