@@ -17,6 +17,7 @@ from eval_recipes.scoring.scene_metrics import top1_accuracy
 from eval_recipes.scoring.training import ADAM_EPSILON, BETAS, Adam
 from hear_dasheng.compute import measure
 from hear_dasheng.compute.checks import BOUNDS, Parity, Request, Skip, Throughput
+from hear_dasheng.compute.precision import fp32_arithmetic
 
 FEATURES, LABELS, ROWS, STEPS = 192, 10, 512, 20
 NOISE = 3.0
@@ -59,8 +60,7 @@ class ProbeCheck:
     """See `Check`.
 
     The probe's gradients are written out; the reference has autograd, torch's modules and torch's Adam.
-    The process's precision switches stay as they are, because `score` leaves them alone too: where the
-    environment allows TF32 in fp32 products, fp32 fails here.
+    Both run in full fp32 precision, as `score` does, whatever the process allows.
     """
 
     name = "probe scoring"
@@ -81,7 +81,8 @@ class ProbeCheck:
         """Compare gradients, losses, outputs and the score of a short training."""
         if precision == "tf32":
             raise Skip("`score` offers fp32 and bf16")
-        ours, theirs = _train(_new_probe(self._request.device, precision)), self._reference
+        with fp32_arithmetic():
+            ours, theirs = _train(_new_probe(self._request.device, precision)), self._reference
         bound = BOUNDS[precision]
         gradient = measure.relative_to_norm(ours.gradient, theirs.gradient)
         losses = measure.relative_to_largest([ours.losses], [theirs.losses])

@@ -71,9 +71,9 @@ def embed(
             loaded = load_module(module, model, options, processes.device)
         except ModuleProblem as problem:
             raise click.ClickException(str(problem)) from problem
-        if loaded.has_weights and not model and not loaded.checkpoint_path and processes.is_first:
-            click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
         identity = provenance.model_identity(module, model, options, loaded.checkpoint_path)
+        if provenance.are_unidentified(identity) and processes.is_first:
+            click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
         embedder = TaskEmbedder(loaded, processes, identity, batch_seconds)
 
         journal = RedoJournal(into, identity, folders) if redo else None

@@ -92,9 +92,9 @@ def embeddings(
             f"{module}.load_model returns a model in training mode and heareval never calls eval(): "
             "its embeddings would be random; call .eval() in load_model"
         )
-    if described["has_weights"] and not model and not described["checkpoint_path"]:
-        click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
     model_identity = provenance.model_identity(module, model, options, described["checkpoint_path"])
+    if provenance.are_unidentified(model_identity):
+        click.echo(f"{module} has {provenance.UNIDENTIFIED}", err=True)
 
     def embed(task_dir: Path) -> None:
         out = into / task_dir.name

@@ -73,12 +73,9 @@ def describe(module_name: str, model_path: str | None, options: dict[str, object
     with module_code(module_name, "load_model", leave=(Exception,)):
         model = module.load_model(model_path, **options) if model_path else module.load_model(**options)
     attributes = model_attributes(module_name, model)
-    with module_code(module_name, "reading the model's parameters"):
-        has_weights = next(iter(getattr(model, "parameters", tuple)()), None) is not None
     return {
         "sample_rate": attributes["sample_rate"],
         "is_training": isinstance(model, _torch_module()) and is_left_in_training(module_name, module, model),
-        "has_weights": has_weights,
         "checkpoint_path": found
         if isinstance(found := getattr(model, "checkpoint_path", None), str)
         else None,

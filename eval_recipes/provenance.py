@@ -40,6 +40,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 """What a model is, in Hugging Face's layout."""
 
+HUB_SNAPSHOT = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/([^/]+)(?:/|$)")
+"""Where the local Hub cache keeps the files of a commit."""
+
 UNIDENTIFIED = (
     "the module's own default weights, which are not identified: if they change, results of the old ones are "
     "taken for theirs; weights named with --model are told apart"
@@ -71,19 +74,36 @@ def model_identity(
         model: a checkpoint's path, or a name that the module has resolved: a Hub id is recorded with the
             commit that the local Hub cache has, so load the model first. None: the module's own choice.
         options: of its `load_model`.
-        loaded_from: the file or folder that a name stood for, where the loaded model says so. Without it, and
-            without a Hub id, weights of a name are not identified; see `UNIDENTIFIED`.
+        loaded_from: the model's `checkpoint_path`: the file or folder that a name, or the module's own
+            choice, stood for; empty for a model without weights. None: the model does not say. Then, without
+            a Hub id, weights of a name are not identified; see `are_unidentified`.
 
     Returns:
-        `module`, `options`, `checkpoint` (a path's hash, or the name), and, for names, `checkpoint_sha256`:
-        the hash of each file of weights.
+        `module`, `options`, `checkpoint` (a path's hash, or the name, with the commit if it is from the Hub),
+        and, for names, `checkpoint_sha256`: the hash of each file of weights.
     """
     files = {name: sha256_of(Path(value)) for name, value in options.items() if _is_file(value)}
-    checkpoint = checkpoint_identity(model)["sha256"] or _name_with_revision(model or "")
+    checkpoint = checkpoint_identity(model)["sha256"] or _from_hub(model, loaded_from)
+    checkpoint = checkpoint or _name_with_revision(model or "")
     identity = {"module": module, "checkpoint": checkpoint, "options": options}
-    if not is_hash(checkpoint) and (hashes := _hashes(_weights_of(loaded_from, checkpoint))):
-        identity["checkpoint_sha256"] = hashes
+    if not is_hash(checkpoint):
+        hashes = _hashes(_weights_of(loaded_from, checkpoint))
+        if hashes or loaded_from == "":
+            identity["checkpoint_sha256"] = hashes
     return identity | ({"files_of_options": files} if files else {})
+
+
+def are_unidentified(identity: dict[str, Any]) -> bool:
+    """Return whether embeddings depend on weights of which nothing is known; see `UNIDENTIFIED`."""
+    return identity.get("checkpoint") == "" and "checkpoint_sha256" not in identity
+
+
+def _from_hub(model: str | None, loaded_from: str | None) -> str:
+    """Return `owner/name@commit` of weights in the local Hub cache; an empty string for others."""
+    if not (match := HUB_SNAPSHOT.search(Path(loaded_from or "").as_posix())):
+        return ""
+    owner, name, commit = match.groups()
+    return f"{model or f'{owner}/{name}'}@{commit}"
 
 
 def _weights_of(loaded_from: str | None, name: str) -> list[Path]:
@@ -174,7 +194,7 @@ def circumstances(seconds: float) -> dict[str, Any]:
 
 def record(path: Path, identity: dict[str, Any], seconds: float, **further: Any) -> None:
     """Leave a provenance file: `identity` is what a later run must match, but not what is told `further`."""
-    if identity.get("checkpoint") == "" and "checkpoint_sha256" not in identity:
+    if are_unidentified(identity):
         further["weights"] = UNIDENTIFIED
     write_json(path, {"identity": identity, **further, **circumstances(seconds)})
 

@@ -100,13 +100,28 @@ def _score_task(
         content = score_folder(folder, flags, pool)
     except ValueError as error:  # of this task's data or settings; the other tasks go on
         raise TaskProblem(str(error)) from error
-    for stale in (folder / PREDICTIONS_DONE, record):  # of the scores about to be replaced
-        stale.unlink(missing_ok=True)
-    provenance.write_json(folder / SCORES, content)
-    provenance.record(record, identity, time.monotonic() - start)
+    _write(folder, content, identity, time.monotonic() - start)
     if journal:
         journal.add(folder)
     click.echo(f"  {summary(folder)} in {time.monotonic() - start:.0f} s")
+
+
+def _write(folder: Path, content: dict[str, Any], identity: dict[str, Any], seconds: float) -> None:
+    """Write the scores and the record of what they were made from.
+
+    A kill between the two must leave no scores that a later run cannot recognise, and no record beside the
+    scores of something else. So the record comes first where there are no scores yet. Scores that are
+    replaced lose their record before, and get the new one afterwards.
+    """
+    record, replaces = folder / PREDICTIONS_RECORD, (folder / SCORES).exists()
+    (folder / PREDICTIONS_DONE).unlink(missing_ok=True)
+    if replaces:
+        record.unlink(missing_ok=True)
+    else:
+        provenance.record(record, identity, seconds)
+    provenance.write_json(folder / SCORES, content)
+    if replaces:
+        provenance.record(record, identity, seconds)
 
 
 def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
@@ -123,7 +138,7 @@ def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) 
     Raises:
         TaskProblem: a file is missing, broken or does not fit the others.
     """
-    from eval_recipes.scoring.protocol import Protocol, Settings, one_thread_a_training
+    from eval_recipes.scoring.protocol import Protocol, Settings, scoring_arithmetic
     from eval_recipes.scoring.task_data import TaskData
 
     settings = Settings(**{name: value for name, value in flags.items() if name != "seeds"})
@@ -132,7 +147,7 @@ def score_folder(folder: Path, flags: dict[str, Any], pool: ThreadPoolExecutor) 
     check_embeddings(folder)
     seeds = range(OFFICIAL_SEED, OFFICIAL_SEED + flags["seeds"])
     total = flags["seeds"] * (flags["grid_points"] + len(task.folds) - 1)
-    with one_thread_a_training(), tqdm(total=total, desc="  probes", leave=False, disable=None) as bar:
+    with scoring_arithmetic(), tqdm(total=total, desc="  probes", leave=False, disable=None) as bar:
         protocol = Protocol(task, settings, pool, on_trained=bar.update, stop=stop)
         with ThreadPoolExecutor(len(seeds)) as runs:
             try:

@@ -20,7 +20,7 @@ from hear_dasheng.checkpoint import OUR_BN, PUBLISHED_BN
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
 from hear_dasheng.encoder_config import EncoderConfig
-from hear_dasheng.files.atomic import atomic_path
+from hear_dasheng.files.abandoned import lone_atomic_path
 from hear_dasheng.files.write_errors import remembering_file
 from hear_dasheng.mel import SAMPLE_RATE_HZ, htk_filter_bank
 from hear_dasheng.published_options import encoder_kwargs
@@ -115,6 +115,8 @@ def write_folder(
 def written_at(path: str | Path, layout: str) -> Iterator[Path]:
     """Yield a temporary name for a checkpoint in this layout, which becomes `path` when it is complete.
 
+    What a killed writer of `path` left is removed.
+
     Raises:
         ValueError: unknown layout.
         FileExistsError: something is there already; it is left alone.
@@ -125,5 +127,5 @@ def written_at(path: str | Path, layout: str) -> Iterator[Path]:
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(FORMATS)}")
     if path.exists():
         raise FileExistsError(f"{path} exists already; delete it or choose another name")
-    with atomic_path(path) as partial:
+    with lone_atomic_path(path) as partial:
         yield partial

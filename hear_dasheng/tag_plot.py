@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hear_dasheng.figure_text import plain_text
-from hear_dasheng.files.atomic import atomic_file
+from hear_dasheng.files.abandoned import lone_atomic_file
 from hear_dasheng.tagger import Tags
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw_tags(tags: Mapping[str, Tags], class_names: Sequence[str], path: Path, 
     """
     with plain_text():
         figure = tags_figure(tags, class_names, top)
-        with atomic_file(path) as file:
+        with lone_atomic_file(path) as file:
             figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=130)
 
 

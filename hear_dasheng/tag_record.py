@@ -18,7 +18,7 @@ from jaxtyping import Float
 from hear_dasheng import __version__
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.download import locate
-from hear_dasheng.files.atomic import write_atomically
+from hear_dasheng.files.abandoned import lone_atomic_file
 from hear_dasheng.files.failures import shown
 from hear_dasheng.files.strict_json import JsonProblem, read_json
 from hear_dasheng.tagger import Tagger, Tags
@@ -132,7 +132,9 @@ class Record:
             "files": list(self.files.values()),
             "not_tagged": [{"file": file, "reason": reason} for file, reason in self.not_tagged.items()],
         }
-        write_atomically(self.path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+        with lone_atomic_file(self.path) as file:
+            file.write(f"{text}\n".encode())
 
 
 def _earlier(path: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:

@@ -92,13 +92,15 @@ def test_default_weights_are_said_and_recorded_to_be_unknown(place):
     assert json.loads(record.read_text())["weights"] == provenance.UNIDENTIFIED
     layouts.tones_per_class(place / "tones")
     assert said in call("--dataset", "folder", "--data", "tones", command=knn)
-    assert describe("from_hub", None, {})["has_weights"]
+    assert describe("from_hub", None, {})["checkpoint_path"] is None
     assert said not in call("--model", "known", "--out", "known")
     assert "weights" not in json.loads(next((place / "known").rglob("hear-*.json")).read_text())
     log_mel = CliRunner().invoke(embed, ["eval_recipes.baselines.log_mel"])  # it has no weights
     assert log_mel.exit_code == 0
     assert "default weights" not in log_mel.output
-    assert not describe("eval_recipes.baselines.log_mel", None, {})["has_weights"]
+    assert describe("eval_recipes.baselines.log_mel", None, {})["checkpoint_path"] == ""
+    record = next((place / "embeddings").rglob("*log_mel*/*/hear-dasheng.embeddings.json"))
+    assert "weights" not in json.loads(record.read_text())
 
 
 @pytest.mark.parametrize("name", ["owner/name", "dasheng_base", "https://host/a.pt", "owner/name/file.pth"])

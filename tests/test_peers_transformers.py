@@ -9,6 +9,9 @@ import torch
 from conftest import noise
 from peer_cases import WIDTH, assert_alone_as_in_company, close, save_waveform_peer, save_whisper
 
+from eval_recipes import provenance
+from eval_recipes.embedding.module import load_module
+
 transformers = pytest.importorskip("transformers")
 
 KINDS = ("whisper", "wavlm", "wav2vec2", "wav2vec2-group", "data2vec")
@@ -180,7 +183,15 @@ def test_the_local_hub_cache_serves_an_id(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert MODULES["wavlm"].load_model("someone/wavlm-tiny").scene_embedding_size == WIDTH
+    loaded = load_module("eval_recipes.baselines.wavlm", "someone/wavlm-tiny")
+    assert loaded.scene_size == WIDTH
+    identity = provenance.model_identity(loaded.name, "someone/wavlm-tiny", {}, loaded.checkpoint_path)
+    assert identity["checkpoint"] == f"someone/wavlm-tiny@{revision}"
+    expected = provenance.sha256_of(folders["wavlm"] / "model.safetensors")
+    assert identity["checkpoint_sha256"] == {"model.safetensors": expected}
+    monkeypatch.setattr("eval_recipes.baselines.wavlm.PUBLISHED", "someone/wavlm-tiny")
+    found = load_module("eval_recipes.baselines.wavlm").checkpoint_path
+    assert provenance.model_identity(loaded.name, None, {}, found) == identity
 
 
 class TestWrongModels:

@@ -90,7 +90,7 @@ def test_the_search_and_the_peers_use_it(chosen, monkeypatch):
         def finish(self, embeddings):
             return embeddings
 
-    model = peer.Peer(Encoder(1, 1))
+    model = peer.Peer(Encoder(1, 1), "")
     peer.get_scene_embeddings(torch.ones(1, 9), model)
     assert seen == [FULL] * 2
     assert read() == chosen

@@ -1,9 +1,16 @@
 """What a result was made from is told by content."""
 
 import json
+import sys
 
-from eval_recipes import provenance
+import dataset_layouts as layouts
+import pytest
+from click.testing import CliRunner
+
+from eval_recipes import provenance, synthetic_tasks
+from eval_recipes.embed import embed
 from eval_recipes.embedding.module import load_module
+from eval_recipes.knn import knn
 
 
 def test_checkpoint_hashes_see_content_and_names(tmp_path):
@@ -62,4 +69,45 @@ def test_hub_ids_are_recorded_with_commit_and_hash(tmp_path, monkeypatch):
 def test_our_models_tell_which_file_they_are_from(tiny_folder):
     loaded = load_module("hear_dasheng", str(tiny_folder))
     assert loaded.checkpoint_path == str(tiny_folder)
-    assert load_module("eval_recipes.baselines.log_mel").checkpoint_path is None
+    assert load_module("eval_recipes.baselines.log_mel").checkpoint_path == ""  # it has no weights
+
+
+@pytest.mark.parametrize("model", [None, "owner/name"])
+def test_weights_from_the_hub_are_recorded_with_commit_and_hash_also_by_default(tmp_path, monkeypatch, model):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no cache"))
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("c" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"1")
+    for loaded_from in (snapshot, snapshot / "model.safetensors"):
+        identity = provenance.model_identity("mine", model, {}, str(loaded_from))
+        assert identity["checkpoint"] == f"owner/name@{'c' * 40}"
+        expected = provenance.sha256_of(snapshot / "model.safetensors")
+        assert identity["checkpoint_sha256"] == {"model.safetensors": expected}
+        assert not provenance.are_unidentified(identity)
+
+
+MODULE = """
+import torch
+WEIGHTS = torch.eye(4)  # as torchcrepe keeps its model
+class Model(torch.nn.Module):
+    sample_rate, scene_embedding_size, timestamp_embedding_size = 16000, 4, 4
+def load_model(path=""):
+    return Model().eval()
+def get_scene_embeddings(audio, model):
+    return audio[:, :4] @ WEIGHTS
+def get_timestamp_embeddings(audio, model):
+    times = torch.arange(20.0, 1000 * audio.shape[1] / 16000, 40).expand(len(audio), -1)
+    return audio[:, None, :4].expand(-1, times.shape[1], -1), times
+"""
+
+
+def test_weights_outside_of_the_model_are_said_to_be_unidentified(tmp_path, monkeypatch):
+    (tmp_path / "hidden_weights.py").write_text(MODULE)
+    layouts.tones_per_class(tmp_path / "tones")
+    synthetic_tasks.scene_multiclass(tmp_path / "tasks", clips_per_fold=3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for command, arguments in ((embed, []), (knn, ["--dataset", "folder", "--data", "tones"])):
+        result = CliRunner().invoke(command, ["hidden_weights", *arguments])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count(f"hidden_weights has {provenance.UNIDENTIFIED}") == 1

@@ -259,3 +259,42 @@ def test_what_is_not_finite_is_null():
 
 
 FIXED = ("postprocessing", "score_mode", "embedding_path")
+
+
+def test_a_kill_between_the_scores_and_their_record_is_repeated_by_the_same_command(task, monkeypatch):
+    from eval_recipes import provenance
+
+    written = []
+
+    def stop_at_the_second(path, content, write=provenance.write_json):
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "write_json", stop_at_the_second)
+        assert CliRunner().invoke(score, [str(task), *QUICK]).exit_code != 0
+    assert sorted(written) == sorted([SCORES, RECORD])
+    assert "already" not in run(task, *QUICK)
+    assert "already scored" in run(task, *QUICK)
+
+
+def test_products_are_in_full_precision_whatever_the_process_chose(task, monkeypatch):
+    from eval_recipes.scoring import protocol
+
+    found = []
+
+    def train_and_look(*arguments, whole=protocol.train, **named):
+        found.append(torch.backends.cuda.matmul.fp32_precision)
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(protocol, "train", train_and_look)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        run(task, *QUICK)
+        assert set(found) == {"ieee"}
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)

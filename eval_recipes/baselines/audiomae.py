@@ -89,4 +89,4 @@ def load_model(path: str | Path = "") -> Peer:
     file = find_weights(path or PUBLISHED)
     weights = read_weights(file)
     is_norm_last = "fc_norm.weight" in weights and "norm.weight" not in weights
-    return Peer(AudioMaeTokens(build_vit(weights, _window_of, file), is_norm_last))
+    return Peer(AudioMaeTokens(build_vit(weights, _window_of, file), is_norm_last), file)

@@ -30,6 +30,7 @@ class LogMelStatistics(nn.Module):
         sample_rate: 16000 Hz.
         scene_embedding_size: 128.
         timestamp_embedding_size: 128.
+        checkpoint_path: empty.
     """
 
     window: Tensor
@@ -43,6 +44,7 @@ class LogMelStatistics(nn.Module):
         self.register_buffer("filter_bank", torch.from_numpy(bank))
         self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES))
         self.sample_rate = SAMPLE_RATE_HZ
+        self.checkpoint_path = ""  # it has no weights that a record could name
         self.scene_embedding_size = self.timestamp_embedding_size = 2 * N_MELS
 
     def log_mel(self, audio: Tensor) -> Tensor:

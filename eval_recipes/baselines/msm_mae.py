@@ -119,4 +119,5 @@ def load_model(path: str | Path = "", statistics: Sequence[float] | None = None)
         raise ValueError(f"statistics={statistics!r}: give [mean, std] with std above 0")
     file = find_weights(path)
     vit = build_vit(read_weights(file), _window_of, file)
-    return Peer(MsmMaeTokens(vit, (statistics[0], statistics[1]) if statistics is not None else None))
+    chosen = (statistics[0], statistics[1]) if statistics is not None else None
+    return Peer(MsmMaeTokens(vit, chosen), file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -49,11 +50,13 @@ class Peer(nn.Module):
         sample_rate: 16000 Hz.
         scene_embedding_size: features of a clip.
         timestamp_embedding_size: features of a token.
+        checkpoint_path: the file or folder of the weights, whose hash evaluation records.
     """
 
-    def __init__(self, encoder: ClipEncoder) -> None:
+    def __init__(self, encoder: ClipEncoder, checkpoint_path: str | Path) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
+        self.checkpoint_path = str(checkpoint_path)
         self.sample_rate = SAMPLE_RATE_HZ
         self.scene_embedding_size = self.timestamp_embedding_size = encoder.features
         self.eval()

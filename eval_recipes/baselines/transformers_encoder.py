@@ -24,7 +24,7 @@ NEVER_USED = ("masked_spec_embed",)
 
 def load_transformers(
     source: str | Path, model_type: str, class_name: str, part: str = ""
-) -> tuple[nn.Module, Any]:
+) -> tuple[nn.Module, Any, Path]:
     """Load a model and its feature extractor.
 
     Args:
@@ -34,8 +34,8 @@ def load_transformers(
         part: the attribute of the model that is kept, e.g. "encoder"; empty keeps all.
 
     Returns:
-        The module in evaluation mode on the CPU, and the feature extractor that its
-        preprocessor_config.json describes.
+        The module in evaluation mode on the CPU; the feature extractor that its preprocessor_config.json
+        describes; and the folder that both are from, for a Hub id that of its commit in the local cache.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing in it, or the
@@ -62,6 +62,7 @@ def load_transformers(
                     f"{source} holds a model of type {config.get('model_type')!r}, and this peer is "
                     f"{model_type!r}; take the module of that type"
                 )
+            folder = Path(transformers.utils.cached_file(source, "config.json")).parent
             extractor = transformers.AutoFeatureExtractor.from_pretrained(source)
             model, found = getattr(transformers, class_name).from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32
@@ -81,7 +82,7 @@ def load_transformers(
     ]
     if lacking:
         raise ValueError(f"{source} is incomplete: it lacks {len(lacking)} weights, such as {min(lacking)}")
-    return (getattr(model, part) if part else model).eval(), extractor
+    return (getattr(model, part) if part else model).eval(), extractor, folder
 
 
 @contextmanager

@@ -32,4 +32,4 @@ def load_model(path: str | Path = "") -> Peer:
         FileNotFoundError: there is no such model, or a file of it is missing.
         ValueError: the model is of another kind, damaged or incomplete.
     """
-    return Peer(load_waveform_encoder(path or PUBLISHED, "wav2vec2", "Wav2Vec2Model"))
+    return load_waveform_encoder(path or PUBLISHED, "wav2vec2", "Wav2Vec2Model")

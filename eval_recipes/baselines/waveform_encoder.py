@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eval_recipes.baselines.peer import SAMPLE_RATE_HZ
+from eval_recipes.baselines.peer import SAMPLE_RATE_HZ, Peer
 from eval_recipes.baselines.transformers_encoder import load_transformers
 
 WINDOW_S = 30
@@ -94,9 +94,9 @@ class WaveformEncoder(nn.Module):
         return [clip[first * self.step_samples : end] for first, end in zip(bounds[:-1], ends, strict=True)]
 
 
-def load_waveform_encoder(source: str | Path, model_type: str, class_name: str) -> WaveformEncoder:
+def load_waveform_encoder(source: str | Path, model_type: str, class_name: str) -> Peer:
     """Load a model of this family; the errors are `load_transformers`'s."""
-    model, extractor = load_transformers(source, model_type, class_name)
+    model, extractor, folder = load_transformers(source, model_type, class_name)
     if extractor.sampling_rate != SAMPLE_RATE_HZ:
         raise ValueError(f"{source} wants audio at {extractor.sampling_rate} Hz, not {SAMPLE_RATE_HZ}")
-    return WaveformEncoder(model, bool(extractor.do_normalize))
+    return Peer(WaveformEncoder(model, bool(extractor.do_normalize)), folder)

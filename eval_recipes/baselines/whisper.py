@@ -91,7 +91,7 @@ def load_model(path: str | Path = "") -> Peer:
         ValueError: the model is of another kind, damaged or incomplete.
     """
     source = path or PUBLISHED
-    encoder, extractor = load_transformers(source, "whisper", "WhisperModel", part="encoder")
+    encoder, extractor, folder = load_transformers(source, "whisper", "WhisperModel", part="encoder")
     tokens = WhisperTokens(encoder, extractor)
     positions = encoder.config.max_source_positions
     if extractor.sampling_rate != SAMPLE_RATE_HZ or positions * tokens.token_samples != tokens.window_samples:
@@ -99,4 +99,4 @@ def load_model(path: str | Path = "") -> Peer:
             f"{source} contradicts itself: preprocessor_config.json makes windows of {tokens.window_samples} "
             f"samples at {extractor.sampling_rate} Hz, config.json has {positions} positions"
         )
-    return Peer(tokens)
+    return Peer(tokens, folder)

@@ -53,9 +53,8 @@ class HearModule:
         model: what its `load_model` gave, on `device`, in evaluation mode.
         sample_rate_hz: of the audio it takes.
         takes_lengths: whether clips of different length can share a batch.
-        has_weights: whether there is anything learned in it.
-        checkpoint_path: the file or folder that the weights are from, where the model has an attribute
-            of this name, as ours do; else None.
+        checkpoint_path: the file or folder that the weights are from, where the model has an attribute of
+            this name, as ours do; empty for a model that declares so that it has no weights; else None.
     """
 
     def __init__(self, name: str, module: Any, model: torch.nn.Module, device: torch.device) -> None:
@@ -66,10 +65,8 @@ class HearModule:
         self.sample_rate_hz = attributes["sample_rate"]
         self.scene_size = attributes["scene_embedding_size"]
         self.timestamp_size = attributes["timestamp_embedding_size"]
-        with module_code(name, "reading the model's parameters"):
-            self.has_weights = next(model.parameters(), None) is not None
         found = getattr(model, "checkpoint_path", None)
-        self.checkpoint_path = found if isinstance(found, str) and os.path.exists(found) else None
+        self.checkpoint_path = found if found == "" or _is_path(found) else None
         self._scene, self._timestamps = module.get_scene_embeddings, module.get_timestamp_embeddings
         self.takes_lengths = _takes_lengths(self._scene) and _takes_lengths(self._timestamps)
 
@@ -114,6 +111,10 @@ class HearModule:
             row[: len(clip)] = torch.from_numpy(clip)
         arguments = (audio.to(self.device), self.model)
         return arguments if len(set(lengths)) == 1 else (*arguments, lengths)
+
+
+def _is_path(found: Any) -> bool:
+    return isinstance(found, str) and os.path.exists(found)
 
 
 def _takes_lengths(function: Callable[..., Any]) -> bool:

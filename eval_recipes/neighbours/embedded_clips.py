@@ -68,7 +68,7 @@ class Embedder:
 
     def __call__(self, paths: list[Path]) -> Batches:
         """Embed files, with a bar; the model is loaded for it."""
-        if self._loaded.has_weights and not self.model and not self._loaded.checkpoint_path:
+        if not self.model and self._loaded.checkpoint_path is None:
             click.echo(f"{self.module} has {provenance.UNIDENTIFIED}", err=True)
         with tqdm(total=len(paths), unit=" clips", desc="embedding", disable=None) as bar:
             for indices, vectors in scene_embeddings(self._loaded, paths):

@@ -25,6 +25,7 @@ from eval_recipes.scoring.judge import Judge, judge_of, maximizes
 from eval_recipes.scoring.probe import Probe
 from eval_recipes.scoring.task_data import Fold, TaskData
 from eval_recipes.scoring.training import Trained, train
+from hear_dasheng.compute.precision import fp32_arithmetic
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,17 @@ class SeedResult:
 
 
 @contextmanager
-def one_thread_a_training() -> Iterator[None]:
-    """Keep torch's products on the thread that asks for them."""
+def scoring_arithmetic() -> Iterator[None]:
+    """Keep torch's products on the thread that asks for them, and fp32 products in full precision.
+
+    Both are settings of the process, so they are set once around all trainings. The products that
+    `precision: bf16` rounds are unaffected: their factors are bfloat16 already.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with fp32_arithmetic():
+            yield
     finally:
         torch.set_num_threads(before)
 

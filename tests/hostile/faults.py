@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELOADED = [
+    "eval_recipes.baselines.log_mel",
     "eval_recipes.embed",
+    "eval_recipes.embedding.task",
     "eval_recipes.knn",
     "eval_recipes.report",
     "eval_recipes.score",
@@ -30,6 +32,7 @@ PRELOADED = [
     "hear_dasheng.commands",
     "hear_dasheng.tag",
     "hear_dasheng.tag_record",
+    "librosa.filters",
     "matplotlib.figure",
     "safetensors.torch",
     "soundfile",

@@ -56,8 +56,8 @@ def refused(command, *arguments, message=""):
 
 
 def places(value, place=()):
-    """Paths to all entries of a JSON value."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+    """Paths to the entries of a JSON value; of a list to the first, since all are read alike."""
+    for key, inner in value.items() if isinstance(value, dict) else list(enumerate(value))[:1]:
         yield (*place, key)
         if isinstance(inner, dict | list):
             yield from places(inner, (*place, key))
