@@ -159,7 +159,7 @@ def test_batches_for_a_gpu_are_put_together_in_page_locked_memory(monkeypatch):
     assert batch.waveforms.any()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU for page-locked memory")
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_batches_for_a_gpu_are_pinned(tmp_path, n_workers):
     data = write_shards(tmp_path, [[1] * 30])

@@ -134,7 +134,7 @@ def test_copies_to_a_gpu_come_from_pinned_memory(monkeypatch):
     assert copied[-1] == (False, True, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: counts its synchronisations")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: counts its synchronisations")
 def test_steps_on_a_gpu_do_not_synchronise(config, tmp_path, monkeypatch):
     step, guarded = OptimizerStep.__call__, []
 
