@@ -140,7 +140,7 @@ def test_a_full_disk_is_told_as_one_and_ends_the_work(sound_folder, fitted_check
     def full(path, *content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    writer = "tag_record.write_atomically" if "json" in option[1] else "tag_plot.atomic_file"
+    writer = "tag_record.lone_atomic_file" if "json" in option[1] else "tag_plot.lone_atomic_file"
     monkeypatch.setattr(f"hear_dasheng.{writer}", full)
     monkeypatch.setattr("hear_dasheng.tag_record.SAVE_EVERY_S", 0)
     result = invoke("short.wav", "scene.flac", "--model", fitted_checkpoint, *option)
