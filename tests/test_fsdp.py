@@ -95,9 +95,6 @@ CHECKPOINTING = ["--activation_checkpointing", "true"]
     [
         pytest.param(["--gradient_clip_norm", "0.1"], [], 2e-6, id="fp32"),
         pytest.param(BF16, CHECKPOINTING, 2e-4, id="bf16"),
-        pytest.param(
-            BF16, [*CHECKPOINTING, "--compile", "true"], 1e-3, id="compiled", marks=pytest.mark.slow
-        ),
     ],
 )
 def test_fsdp_shards_and_ends_with_the_weights_of_ddp(tmp_path, path, options, of_fsdp_alone, atol):
@@ -106,6 +103,22 @@ def test_fsdp_shards_and_ends_with_the_weights_of_ddp(tmp_path, path, options, o
     on_processes(train_plainly, ddp, path)
     on_processes(train_sharded, read_config(path, fsdp), path, limit_s=900)
     assert_same_weights(tmp_path / "fsdp", tmp_path / "ddp", atol)
+
+
+@pytest.mark.slow
+def test_fsdp_compiled_and_checkpointed_learns_what_ddp_learns(tmp_path, path):
+    """Compiled kernels round differently in bf16, and Adam enlarges that where a gradient is almost zero."""
+    ddp = read_config(path, [*BF16, "--run_dir", str(tmp_path / "ddp")])
+    options = [*BF16, *CHECKPOINTING, "--compile", "true", "--fsdp", "true"]
+    on_processes(train_plainly, ddp, path)
+    fsdp = read_config(path, [*options, "--run_dir", str(tmp_path / "fsdp")])
+    on_processes(train_sharded, fsdp, path, limit_s=900)
+    start = MaskedModelling(ddp).new_model().encoder.state_dict()
+    ours, theirs = (load_encoder(tmp_path / name).state_dict() for name in ("fsdp", "ddp"))
+    learnt = dict(load_encoder(tmp_path / "ddp").named_parameters()).keys()
+    difference = torch.cat([(ours[name] - theirs[name]).flatten() for name in learnt])
+    update = torch.cat([(theirs[name] - start[name]).flatten() for name in learnt])
+    assert difference.norm() < 0.1 * update.norm()
 
 
 def compare_spectrograms(config: RunConfig, path: Path) -> None:
@@ -219,9 +232,9 @@ def test_fsdp_is_refused_where_it_cannot_be_active(monkeypatch):
 def test_an_8_bit_optimizer_is_replaced_where_bitsandbytes_cannot_work(
     tmp_path, caplog, monkeypatch, device, fsdp, reason
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # the machine has CUDA; the run decides
     config = config_of(settings(tmp_path, optimizer="AdamW8bit", fsdp=fsdp))
     model = MaskedModelling(config).new_model()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # the machine has CUDA; the run decides
     with caplog.at_level(logging.WARNING):
         optimizer = new_optimizer(model, config, torch.device(device))
     assert type(optimizer) is torch.optim.AdamW
