@@ -176,7 +176,7 @@ BROKEN_AT_EMBEDDING = {
     ),
     "odd": ("raise Odd('no')", r"get_scene_embeddings failed: Odd: no"),
     "error": ("raise KeyError('no')", r"broken fails: KeyError: 'no' \(broken\.py, line 15\); at "),
-    "refusal": ("raise ValueError('too loud')", r"wav: the module refuses it: too loud"),
+    "refusal": ("raise ValueError('too loud')", r"wav:? \(?the module refuses it: too loud"),
     "None": ("return None", "get_scene_embeddings gives None, not a tensor"),
     "list": ("return audio[:, :4].tolist()", "get_scene_embeddings gives a list, not a tensor"),
     "NumPy": ("return audio[:, :4].numpy()", "get_scene_embeddings gives a ndarray, not a tensor"),
