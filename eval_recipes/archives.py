@@ -35,9 +35,9 @@ COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.op
 BLOCK_BYTES = 1 << 20
 
 LARGEST_CLIP_BYTES = 1 << 30
-"""Of an audio file: an hour of stereo at 48 kHz and 24 bits; HEAR's longest clips have 10 minutes."""
+"""Largest audio file: an hour of stereo at 48 kHz and 24 bits; HEAR's longest clips have 10 minutes."""
 LARGEST_LIST_BYTES = 1 << 26
-"""Of any other file; see `hear_dasheng.files.strict_json`."""
+"""Largest file of any other kind; see `hear_dasheng.files.strict_json`."""
 LARGEST_HEADERS_BYTES = 1 << 20
 """Between two members: their headers, long names and extended headers, and the padding of the first."""
 RATE_FOLDER = re.compile("[1-9][0-9]{3,5}")

@@ -24,7 +24,7 @@ NOISE = 3.0
 """Spread of an embedding around its label's direction: so much that the accuracy is far from 0 and 1."""
 
 SCORE_BOUND = {"fp32": 0.005, "bf16": 0.03}
-"""Of the accuracy: 2 and 15 of the 512 rows."""
+"""Largest difference in accuracy: 2 and 15 of the 512 rows."""
 
 POINT = GridPoint(
     batch_size=ROWS,

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from eval_recipes.modules.guard import quoted, shown
+from eval_recipes.modules.guard import quoted, shown_name
 from hear_dasheng.files.strict_json import JsonProblem, parse_json
 
 WEIGHTS_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
@@ -94,6 +94,6 @@ def refuse_weights_among_options(load_model: Callable[..., Any], options: dict[s
 def cannot_load(name: str, model: str | None, reason: object) -> str:
     """What to say when a module's `load_model` fails."""
     if model and not os.path.exists(os.path.expanduser(model)):
-        what = f"{quoted(model)} is no path here, and {shown(name)}.load_model cannot load it as a name"
+        what = f"{quoted(model)} is no path here, and {shown_name(name)}.load_model cannot load it as a name"
         return f"{what}: {reason}"
-    return f"{shown(name)}.load_model({model or ''}) failed: {reason}"
+    return f"{shown_name(name)}.load_model({model or ''}) failed: {reason}"

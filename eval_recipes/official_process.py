@@ -31,7 +31,7 @@ from eval_recipes.modules.checks import (
     is_left_in_training,
     model_attributes,
 )
-from eval_recipes.modules.guard import ModuleProblem, module_code, quoted, shown, told
+from eval_recipes.modules.guard import ModuleProblem, module_code, quoted, shown_name, told
 
 TOOLS = {
     "validate": "hearvalidator.validate",
@@ -164,7 +164,7 @@ def validator_arguments(arguments: list[str]) -> argparse.Namespace:
 def problem_loading(arguments: list[str]) -> str:
     """Why the module or its model cannot be loaded, in a line; empty if they can."""
     chosen = validator_arguments(arguments)
-    what = shown(chosen.module)
+    what = shown_name(chosen.module)
     try:
         with module_code(chosen.module, "its import", leave=(Exception,)):
             module = import_hear_module(chosen.module)
@@ -252,7 +252,7 @@ def prepare(tool: str, arguments: list[str]) -> list[str]:
         except ModuleProblem:
             raise
         except Exception as error:  # whatever a foreign module raises becomes one line for its user
-            raise ModuleProblem(f"{shown(module_name)}: {told(error, always_with_type=True)}") from error
+            raise ModuleProblem(f"{shown_name(module_name)}: {told(error, always_with_type=True)}") from error
         is_with_options = options != "{}" and hasattr(sys.modules[module_name], "load_model")
         name = with_options(module_name, json.loads(options)) if is_with_options else module_name
         arguments = [name, *rest]

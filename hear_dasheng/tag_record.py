@@ -27,7 +27,7 @@ from safe_download.checksum import digest_of
 PACKAGES = ("torch", "numpy", "soundfile", "soxr")
 SAVE_EVERY_S = 2.0
 LARGEST_BYTES = 1 << 31
-"""Of an earlier run's JSON file: a year of audio."""
+"""Largest JSON file of an earlier run: a year of audio."""
 NAME_WIDTH = 26
 """Characters of a label in a table."""
 

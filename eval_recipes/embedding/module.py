@@ -28,7 +28,7 @@ from eval_recipes.modules.checks import (
     is_left_in_training,
     model_attributes,
 )
-from eval_recipes.modules.guard import ModuleProblem, module_code, shown, told
+from eval_recipes.modules.guard import ModuleProblem, module_code, shown_name, told
 
 __all__ = ["Embedding", "HearModule", "ModuleProblem", "import_module", "load_module"]
 
@@ -142,7 +142,7 @@ def import_module(name: str) -> ModuleType:
     except ModuleProblem:
         raise
     except Exception as error:  # whatever a foreign module raises becomes one line for its user
-        raise ModuleProblem(f"the module {shown(name)} cannot be imported: {told(error)}") from error
+        raise ModuleProblem(f"the module {shown_name(name)} cannot be imported: {told(error)}") from error
     return module
 
 

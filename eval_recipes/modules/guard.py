@@ -47,7 +47,7 @@ def module_code(name: str, place: str, leave: tuple[type[Exception], ...] = ()) 
         except leave:
             raise
         except BaseException as error:
-            raise ModuleProblem(f"{shown(name)}: {place} failed: {told(error)}") from error
+            raise ModuleProblem(f"{shown_name(name)}: {place} failed: {told(error)}") from error
 
 
 def told(error: BaseException, *, always_with_type: bool = False) -> str:
@@ -87,7 +87,7 @@ def quoted(value: str) -> str:
     return shortened(repr(value), 80)
 
 
-def shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """Return a module's name for a message: as it is, or quoted if nobody would call a module so."""
     return name if re.fullmatch(r"[\w.-]{1,80}", name) else quoted(name)
 

@@ -12,7 +12,7 @@ from eval_recipes.datasets.clips import ALL, TEST, TRAIN, ClipList
 METRICS = ("cosine", "euclidean")
 WEIGHTS = ("uniform", "softmax")
 TEMPERATURE = 0.07
-"""Of the softmax: that of Wu et al. 2018 (arXiv 1805.01978, section 3.4), which DINO's kNN took over."""
+"""Temperature of the softmax: from Wu et al. 2018 (arXiv 1805.01978, section 3.4), also used by DINO."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Choices:
 
 
 def protocol_of(dataset: ClipList) -> str:
-    """How queries and references are told apart, in words."""
+    """Return a description of which clips are queries and which are references."""
     if dataset.parts == [ALL]:
         return "leave one out"
     if set(dataset.parts) == {TRAIN, TEST}:

@@ -23,7 +23,7 @@ NO_RECORD = "no record"
 METADATA = "task_metadata.json"
 
 RECORD_SHAPE = {"identity?": dict, "versions?": {str: str}, "command?": str, "seconds?": float}
-"""Of the records that this package writes beside its results."""
+"""Shape of the records that this package writes beside its results."""
 IDENTITY_SHAPE = {"module?": str, "checkpoint?": str, "options?": dict, "task?": str}
 EMBEDDED_SHAPE = RECORD_SHAPE | {"identity?": IDENTITY_SHAPE}
 METADATA_SHAPE = {"evaluation": [str]}

@@ -24,7 +24,7 @@ from hear_dasheng.files.strict_json import JsonProblem, read_json
 
 FOLD_MODES = ("new_split_kfold", "presplit_kfold")
 LARGEST_TIMES_BYTES = 1 << 31
-"""Of a split's timestamps: some 60 bytes a frame, so a week of frames of 20 ms."""
+"""Largest file of a split's timestamps: at about 60 bytes a frame, a week of frames of 20 ms."""
 
 
 @dataclass(frozen=True)

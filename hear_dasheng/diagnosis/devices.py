@@ -20,8 +20,8 @@ DTYPES = {
     "fp16": torch.float16,
 }
 LARGEST_ERRORS = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-2, "fp16": 2e-3}
-"""Of a product of two 256 x 256 matrices and of its gradient, relative to the largest value; several times
-what rounding to 24, 11, 8 and 11 bits gives."""
+"""Largest error of a product of two 256 x 256 matrices and of its gradient, relative to the largest value;
+several times what rounding to 24, 11, 8 and 11 bits gives."""
 
 NVIDIA_SMI_TIMEOUT_S = 30
 

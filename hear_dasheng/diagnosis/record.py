@@ -14,7 +14,7 @@ from hear_dasheng.diagnosis.examination import Examination
 from hear_dasheng.diagnosis.system import libraries, machine, versions
 
 FORMAT = 1
-"""Of the record; it grows when a field changes its meaning."""
+"""Version of the record; it grows when a field changes its meaning."""
 
 
 def new_record(

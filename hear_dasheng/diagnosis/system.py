@@ -47,7 +47,7 @@ DISTRIBUTIONS = (
 """What this project imports, or what its results are compared with."""
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "sve", "bf16", "i8mm")
-"""Of x86 and ARM processors: those for which oneDNN and torch have code of their own."""
+"""Flags of x86 and ARM processors for which oneDNN and torch have code of their own."""
 
 VARIABLES = (
     "OMP_NUM_THREADS",

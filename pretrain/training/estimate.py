@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hear_dasheng.blocks import Block
+from hear_dasheng.compute.measure import container_limit
 from pretrain.training.objective import Objective
 from pretrain.training.precision import Precision
 from pretrain.training.read_config import ConfigError, optimizer_class
@@ -24,7 +25,7 @@ FP32_BYTES = 4
 GPU_ALLOWANCE_BYTES = GIB
 """For CUDA's context, cuBLAS' and NCCL's buffers: an assumption, which only a GPU can check."""
 FRAGMENTED_PART = 0.05
-"""Of a GPU's memory, lost between the allocator's blocks: an assumption as well."""
+"""Part of a GPU's memory lost between the allocator's blocks: an assumption as well."""
 EIGHT_BIT_MIN_VALUES, EIGHT_BIT_BLOCK = 4096, 256
 """bitsandbytes keeps 32-bit state for smaller tensors, and one fp32 scale for each block of others."""
 
@@ -204,11 +205,11 @@ def state_bytes(optimizer: str, shape: tuple[int, ...]) -> int:
     return bytes_of(value for value in stepper.state[parameter].values() if isinstance(value, torch.Tensor))
 
 
-def machine_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+def machine_memory_bytes() -> int:
     """Return this machine's memory, or what its container may use of it."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = cgroup.read_text().strip() if cgroup.is_file() else "max"
-    return installed if limit == "max" else min(installed, int(limit))
+    limit = container_limit("memory.max")
+    return installed if limit is None else min(installed, limit)
 
 
 def own_memory_bytes() -> int:
