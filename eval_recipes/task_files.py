@@ -14,7 +14,7 @@ from whole_audio import rate_fault
 
 WAV_HEADER_BYTES = 44
 MOST_SAMPLES = 1 << 29
-"""Most samples over all channels, before and after resampling: 2 GiB in float32; small files can claim more."""
+"""Most samples of a clip, over all channels, before and after resampling: 2 GiB in float32."""
 FAINT_PEAK = 16 / 32768
 FAINT_CLIPS = 20
 """Clips of each split that are looked at."""
