@@ -75,6 +75,13 @@ def export_classifier(classifier: Classifier, path: str | Path, layout: str = "h
         ValueError: unknown layout, or classes for which the published one has no place.
         FileExistsError: something is there already; it is left alone.
     """
+    with written_at(path, layout) as partial:
+        write_classifier(classifier, partial, layout)
+    return Path(path)
+
+
+def write_classifier(classifier: Classifier, path: Path, layout: str = "huggingface") -> None:
+    """Write a classifier's checkpoint to a new path that the caller makes atomic; see `export_classifier`."""
     head = {f"outputlayer.{name}": value for name, value in classifier.outputlayer.state_dict().items()}
     head = {name: value.detach().cpu().contiguous() for name, value in head.items()}
     is_audioset = classifier.class_names == audioset_names() and classifier.is_multi_label
@@ -83,17 +90,15 @@ def export_classifier(classifier: Classifier, path: str | Path, layout: str = "h
             f"the published layout has no place for class names and means AudioSet's {N_CLASSES}; "
             f"write these {len(classifier.class_names)} classes in the layout 'huggingface'"
         )
-    with written_at(path, layout) as partial:
-        if layout == "published":
-            with remembering_file(partial) as file:
-                torch.save(published_state(classifier.encoder) | head, file)
-        else:
-            config = {
-                "id2label": {str(index): name for index, name in enumerate(classifier.class_names)},
-                "problem_type": MULTI_LABEL if classifier.is_multi_label else SINGLE_LABEL,
-            }
-            write_folder(classifier.encoder, partial, head, config)
-    return Path(path)
+    if layout == "published":
+        with remembering_file(path) as file:
+            torch.save(published_state(classifier.encoder) | head, file)
+    else:
+        config = {
+            "id2label": {str(index): name for index, name in enumerate(classifier.class_names)},
+            "problem_type": MULTI_LABEL if classifier.is_multi_label else SINGLE_LABEL,
+        }
+        write_folder(classifier.encoder, path, head, config)
 
 
 def _head(state: Mapping[str, Any], path: Path, dim: int) -> dict[str, Tensor]:

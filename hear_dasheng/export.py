@@ -48,13 +48,18 @@ def export(encoder: Encoder, path: str | Path, layout: str = "huggingface") -> P
         FileExistsError: something is there already; it is left alone.
     """
     with written_at(path, layout) as partial:
-        if layout == "published":
-            content = {"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}
-            with remembering_file(partial) as file:  # given a path, torch would write its name into the file
-                torch.save(content, file)
-        else:
-            write_folder(encoder, partial)
+        write_checkpoint(encoder, partial, layout)
     return Path(path)
+
+
+def write_checkpoint(encoder: Encoder, path: Path, layout: str) -> None:
+    """Write a checkpoint to a new path that the caller makes atomic; see `export`."""
+    if layout == "published":
+        content = {"model": published_state(encoder), "config": encoder_kwargs(encoder.config)}
+        with remembering_file(path) as file:  # given a path, torch would write its name into the file
+            torch.save(content, file)
+    else:
+        write_folder(encoder, path)
 
 
 def published_weights(encoder: Encoder) -> dict[str, Tensor]:

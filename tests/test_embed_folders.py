@@ -144,7 +144,7 @@ def test_a_file_in_the_folders_place_is_told(embedder, task, out):
 def test_what_a_kill_left_is_taken_up(embedder, api, task, out):
     """Killed while it made the folder, while it wrote a clip, and while it removed what is replaced."""
     out.mkdir(parents=True)
-    (out / ".0123.partial").touch()
+    (out / ".fedcba9876543210.partial").touch()
     api.stops_after = 5
     with pytest.raises(KeyboardInterrupt):
         embedder.embed(task, out)

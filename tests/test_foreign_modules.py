@@ -275,17 +275,17 @@ def test_a_name_of_no_module_is_one_line(place, name):
 
 
 OPTIONS = {
-    '{"a": 1, "a": 2}': "the key 'a' is given twice",
-    '{"a": {"b": 1, "b": 2}}': "the key 'b' is given twice",
-    '{"a": NaN}': "is not JSON",
-    '{"a": 1e999}': "is not JSON",
-    '{"a": "\\ud800"}': "is not JSON",
+    '{"a": 1, "a": 2}': "the key 'a' occurs twice",
+    '{"a": {"b": 1, "b": 2}}': "the key 'b' occurs twice",
+    '{"a": NaN}': "is not strict JSON",
+    '{"a": 1e999}': "is not strict JSON",
+    '{"a": "\\ud800"}': "is not strict JSON",
     "[1]": "must be a JSON object",
     "null": "must be a JSON object",
     '"text"': "must be a JSON object",
-    "[" * 100_000: "nested too deeply",
-    "9" * 5_000: "is not JSON",
-    "x" * 5_000: r"characters more\) is not JSON",
+    "[" * 100_000: "nested more than 64 levels deep",
+    "9" * 5_000: "is not strict JSON",
+    "x" * 5_000: r"characters more\) is not strict JSON",
 }
 
 

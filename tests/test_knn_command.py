@@ -156,7 +156,7 @@ def test_what_cannot_be_written_is_said_in_a_line(tmp_path, tones):
     ("arguments", "message"),
     [
         (("--k", "18"), "k is 18; there are 17 clips to find neighbours among"),
-        (("--temperature", "0"), "0.0 is not in the range x>0"),
+        (("--temperature", "0"), "0.0 is not in the range 0<x<="),
         (("--device", "warp"), "--device 'warp' cannot be used here"),
         (("--model-options", "[]"), "must be a JSON object"),
     ],

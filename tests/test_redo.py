@@ -51,7 +51,7 @@ def api(tmp_path, monkeypatch):
         loaded.sample_rate, loaded.scene_embedding_size, loaded.timestamp_embedding_size = 16_000, 4, 4
         return HearModule(name, api, loaded, torch.device("cpu"))
 
-    monkeypatch.setattr(embed_command, "load_module", load_module)
+    monkeypatch.setattr("eval_recipes.embedding.module.load_module", load_module)
     return api
 
 

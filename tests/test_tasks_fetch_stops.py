@@ -1,6 +1,7 @@
 """Fetching that is killed, or stopped by the disk: the next run goes on, and no half task is a task."""
 
 import errno
+import os
 import random
 import signal
 import subprocess
@@ -10,19 +11,21 @@ from pathlib import Path
 from fetch_cases import GUNSHOT, archive_name, contents, start
 from task_archives import tar_of, task_files
 
+from hear_dasheng.files import atomic
+
 
 def test_a_disk_that_fills_up_is_told_and_nothing_is_lost(fetch, task_server, tmp_path, monkeypatch):
-    rename, written = Path.replace, []
+    rename, written = os.replace, []
 
     def fills_up(path, target):
-        if target.suffix == ".wav":
+        if Path(target).suffix == ".wav":
             if len(written) == 5:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
             written.append(path)
         return rename(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", fills_up)
+        patched.setattr(atomic.os, "replace", fills_up)
         result = fetch("gunshot_triangulation", "beijing_opera")
     assert result.exit_code == 1
     assert "No space left on device" in result.output
@@ -33,17 +36,17 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_lost(fetch, task_server, tm
 
 
 def test_what_an_earlier_try_wanted_more_is_not_left_half_done(fetch, tmp_path, monkeypatch):
-    rename, written = Path.replace, []
+    rename, written = os.replace, []
 
     def stops(path, target):
-        if target.suffix == ".wav":
+        if Path(target).suffix == ".wav":
             if len(written) == 7:
                 raise OSError(errno.EIO, "Input/output error", str(path))
             written.append(path)
         return rename(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", stops)
+        patched.setattr(atomic.os, "replace", stops)
         assert fetch("gunshot_triangulation", "--keep-48k").exit_code == 1
     assert fetch("gunshot_triangulation").exit_code == 0
     assert [path.name for path in (tmp_path / "tasks" / GUNSHOT).iterdir() if path.is_dir()] == ["16000"]

@@ -34,15 +34,17 @@ def config(**options):
 
 
 def test_a_gpu_with_bfloat16_trains_in_it_by_default(gpu):
+    chosen = config()
     gpu(has_bfloat16=True)
-    precision = build.run_precision(config())
+    precision = build.run_precision(chosen)
     assert precision.name == "bf16"
     assert "default" in precision.reason
 
 
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_fp32(gpu):
+    chosen = config()
     gpu(has_bfloat16=False)
-    assert build.run_precision(config()).name == "fp32"
+    assert build.run_precision(chosen).name == "fp32"
 
 
 def test_a_cpu_trains_in_fp32_by_default(monkeypatch):
@@ -52,19 +54,21 @@ def test_a_cpu_trains_in_fp32_by_default(monkeypatch):
 
 @pytest.mark.parametrize("asked", ["fp32", "tf32", "bf16", "fp16"])
 def test_the_config_decides_before_the_default(gpu, asked):
+    chosen = config(precision=asked)
     gpu(has_bfloat16=True)
-    precision = build.run_precision(config(precision=asked))
+    precision = build.run_precision(chosen)
     assert precision.name == asked
     assert precision.allows_tf32 == (asked == "tf32")
     assert precision.accelerates == {"fp32": "no", "tf32": "no"}.get(asked, asked)
 
 
 def test_the_launchers_choice_counts_but_its_default_does_not(gpu, monkeypatch):
+    chosen = config()
     gpu(has_bfloat16=True)
     monkeypatch.setenv(LAUNCHERS_CHOICE, "fp16")
-    assert build.run_precision(config()).name == "fp16"
+    assert build.run_precision(chosen).name == "fp16"
     monkeypatch.setenv(LAUNCHERS_CHOICE, "no")
-    assert build.run_precision(config()).name == "bf16"
+    assert build.run_precision(chosen).name == "bf16"
 
 
 def test_tf32_on_a_cpu_is_fp32_and_says_why():

@@ -66,6 +66,8 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
     Raises:
         ConfigError: this machine cannot compute in that precision, lacks a tracker, or cannot shard.
     """
+    if config.ema_decay is not None and config.fsdp:
+        raise ConfigError("ema_decay does not work with fsdp: no process holds the whole encoder")
     sharding.check_sharding(config.fsdp, join_processes(config.process_timeout_min))
     _warn_of_ignored_accumulation()
     fsdp = sharding.new_fsdp_plugin() if config.fsdp else None
@@ -95,8 +97,6 @@ def new_accelerator(config: RunConfig, run_dir: Path) -> Accelerator:
         raise ConfigError(
             f"trackers {sorted(unknown)} are not installed here; install them, or leave them out"
         )
-    if config.ema_decay is not None and config.fsdp:
-        raise ConfigError("ema_decay does not work with fsdp: no process holds the whole encoder")
     return accelerator
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hear_dasheng.audioset import audioset_names
 from hear_dasheng.classifier import Classifier
-from hear_dasheng.classifier_checkpoint import export_classifier, load_classifier
+from hear_dasheng.classifier_checkpoint import load_classifier, write_classifier
 from pretrain.augmentation import Augmentation, draw_shift, draw_spans, draw_weights, mixed
 from pretrain.augmented_classifier import (
     AugmentedClassifier,
@@ -151,10 +151,10 @@ class Classification:
     def write(self, result: Classifier, path: Path) -> None:
         """Write a folder; of AudioSet's classes also the published form, which has no place for others."""
         with written(path) as partial:
-            export_classifier(result, partial)
+            write_classifier(result, partial)
         if result.is_multi_label and result.class_names == audioset_names():
             with written(path.with_name(f"{path.name}.pt")) as partial:
-                export_classifier(result, partial, "published")
+                write_classifier(result, partial, "published")
 
     def load(self, path: Path) -> Classifier:
         """Read a classifier."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from hear_dasheng.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from hear_dasheng.encoder import Encoder
-from hear_dasheng.export import export
+from hear_dasheng.export import write_checkpoint
 from hear_dasheng.files.atomic import remove
 from pretrain.training.run_folder import BEST, RunFolderError, written
 
@@ -29,7 +29,7 @@ def write_encoder(encoder: Encoder, path: Path) -> None:
     """Write `path` (a checkpoint folder) and `path`.pt (the published form), replacing older ones."""
     for target, layout in ((path, "huggingface"), (path.with_name(f"{path.name}.pt"), "published")):
         with written(target) as partial:
-            export(encoder, partial, layout)
+            write_checkpoint(encoder, partial, layout)
 
 
 def publish(source: Path, run_dir: Path) -> None:
