@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,7 +17,7 @@ from eval_recipes.redo_journal import RedoJournal
 NAMES = ["a-v1-small", "b-v1-small", "c-v1-small"]
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """Ends the process where it is raised, as SIGKILL does."""
 
 
@@ -63,7 +64,7 @@ def embed(api, *arguments, stops_after=None) -> int:
         result = CliRunner().invoke(embed_command.embed, command)
         assert result.exit_code == 0, result.output
     else:
-        with pytest.raises(Stopped):
+        with pytest.raises(click.Abort):
             embed_command.embed(command, standalone_mode=False)
     return api.embedded - before
 
@@ -116,7 +117,7 @@ def test_a_stopped_redo_scores_finished_tasks_once(tmp_path, monkeypatch):
 
     assert run() == NAMES
     stops_at = NAMES[2]
-    with pytest.raises(Stopped):
+    with pytest.raises(click.Abort):
         run("--redo")
     assert scored == NAMES[:2]
     stops_at = None
@@ -125,7 +126,7 @@ def test_a_stopped_redo_scores_finished_tasks_once(tmp_path, monkeypatch):
     )  # other flags: another --redo, and its scores replace the others
     assert run("--redo") == NAMES  # so none of the stopped one's are left
     stops_at = NAMES[2]
-    with pytest.raises(Stopped):
+    with pytest.raises(click.Abort):
         run("--redo")
     stops_at = None
     assert run("--redo") == NAMES[2:]
