@@ -81,6 +81,7 @@ def test_activation_checkpointing_is_counted_as_it_runs(one_thread):
     assert counted.flop > 1.1 * plain.flop
 
 
+@pytest.mark.slow
 def test_a_gpus_fused_attention_keeps_less_and_computes_as_much():
     task = objective()
     of = [count_step(task, 4, None, activation_checkpointing=False, is_on_gpu=gpu) for gpu in (True, False)]

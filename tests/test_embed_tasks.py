@@ -93,6 +93,7 @@ def assert_same_folders(ours: Path, theirs: Path, tolerance: float) -> None:
             assert mine == others, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["hear_dasheng", LOG_MEL])
 def test_folders_are_those_of_the_official_runner(tasks, ours, tiny_folder, tmp_path, module):
     model = ["--model", str(tiny_folder)] if module == "hear_dasheng" else []
@@ -106,6 +107,7 @@ def test_folders_are_those_of_the_official_runner(tasks, ours, tiny_folder, tmp_
     assert_same_folders(ours / module, tmp_path / "embeddings" / module, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_official_scorer_reads_them(ours, tmp_path):
     task = tmp_path / "embeddings" / "hear_dasheng" / "ragged-v1-small"
     shutil.copytree(ours / "hear_dasheng" / task.name, task)
@@ -134,6 +136,7 @@ def test_what_is_embedded_is_kept_and_told_from_other_weights(ours, tasks, tiny_
     assert "--redo replaces them, another --out keeps both" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_next_clip(place):
     write_module(place, "mine", "audio[:, :4]")
     assert run_command("embed", "mine", "--out", "whole", cwd=place).returncode == 0
@@ -220,6 +223,7 @@ def test_two_processes_make_the_folders_of_one(place, ours, tiny_folder):
     assert [profile["processes"] for profile in profiles] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_problem_of_one_process_stops_the_task_in_all(place):
     write_module(place, "mine", 'audio[:, :4] / (audio.shape[1] > 3000 or os.environ["RANK"] == "0")')
     batches = ["--batch-seconds", "0.001"]  # a clip each; the shortest is the 15th, the first process's

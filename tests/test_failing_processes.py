@@ -44,7 +44,7 @@ FAULTS = {
     "disk": "torch.save = full",
     "sharded disk": "FileSystemWriter.write_data = full",
     "bug": "raise KeyError('a bug')",
-    "best": "encoders.export = full",
+    "best": "encoders.write_checkpoint = full",
     "kill": "os.kill(os.getpid(), signal.SIGKILL)",
 }
 
@@ -72,6 +72,7 @@ def errors_in(log: str) -> list[str]:
     return [line for line in log.splitlines() if line.startswith("Error: ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
     ("fault", "options", "message"),
@@ -99,6 +100,7 @@ def test_a_full_disk_at_an_epochs_end_is_reported_once(tmp_path):
     assert log.count("Traceback") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["bug", "kill"])
 def test_the_end_of_another_process_takes_one_line(tmp_path, fault):
     log = launch(tmp_path, fault, 1)
@@ -130,6 +132,7 @@ def wait_in_vain(kind: str) -> None:
     assert "raise process_timeout_min" in collective_failure(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["channel", "default group"])
 def test_the_time_limit_holds_for_both_groups(kind):
     on_processes(wait_in_vain, kind)

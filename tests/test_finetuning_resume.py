@@ -76,6 +76,7 @@ def note_scores(config: FinetuneConfig, out: Path) -> None:
     accelerator.end_training()
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(shards, tmp_path):
     config = finetune_config(*shards, task="multi", batch_size=4)
     on_processes(note_scores, config, tmp_path)

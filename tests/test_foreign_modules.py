@@ -34,6 +34,7 @@ def small_task(root):
     return task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [("naive", 4096), pytest.param("torchcrepe", 2048, marks=pytest.mark.slow)],
@@ -331,6 +332,7 @@ OFFICIAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OFFICIAL)
 @pytest.mark.parametrize("command", [["validate"], ["heareval", "embeddings"]], ids=["validate", "heareval"])
 def test_the_official_tools_never_call_a_broken_module_good(place, command, case):

@@ -164,6 +164,7 @@ def resume_with_the_saved_weights(config: RunConfig, path: Path, saved: Path) ->
     train_sharded(config, path, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_sharded_run_resumes_on_as_many_or_more_processes(tmp_path, path, count):
     options = ["--fsdp", "true", "--run_dir", str(tmp_path / "parted")]
@@ -195,6 +196,7 @@ def test_processes_whose_data_end_earlier_take_part_in_every_pass(tmp_path):
     assert set(seen.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_sharded_too(tmp_path):
     data = [pack(tmp_path, name, labels_of({"low": 8, "high": 8}), clips_per_shard=8) for name in "tv"]
     for name, fsdp in {"ddp": False, "fsdp": True}.items():

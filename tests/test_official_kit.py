@@ -64,6 +64,7 @@ def test_embeddings_record_their_origin_and_finished_work_is_kept(embedded):
     assert (folder / ".done.embeddings").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_another_checkpoint_never_gets_the_first_ones_embeddings(tmp_path, tasks, tiny_folder):
     other = tmp_path / "other"
     init = run_command("init", "tiny", str(other), "--seed", "1", cwd=tmp_path)
@@ -81,6 +82,7 @@ def test_another_checkpoint_never_gets_the_first_ones_embeddings(tmp_path, tasks
     assert not np.array_equal(np.load(clip), first)
 
 
+@pytest.mark.slow
 def test_one_bad_task_is_named_and_does_not_stop_the_others(tmp_path, tasks):
     good = next(tasks.iterdir())
     bad = tasks / "a_bad_one"
@@ -96,6 +98,7 @@ def test_one_bad_task_is_named_and_does_not_stop_the_others(tmp_path, tasks):
     assert (tmp_path / "embeddings" / LOG_MEL / good.name / ".done.embeddings").exists()
 
 
+@pytest.mark.slow
 def test_a_redo_that_cannot_begin_loses_nothing(tmp_path, tasks, embeddings):
     done = embeddings / ".done.embeddings"
     sorted((tasks / embeddings.name / "16000" / "fold00").iterdir())[0].unlink()
@@ -174,6 +177,7 @@ def test_predictions_score_keep_and_leave_no_logs(tmp_path, embeddings):
     assert "scored in another way (grid_points was 1, now 2)" in other.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_prediction_is_not_called_done(tmp_path, embeddings, number):
     """Left to itself the kit answers Ctrl-C by marking the task done, with exit code 0."""

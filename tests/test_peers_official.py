@@ -37,6 +37,7 @@ def checkpoints(tmp_path_factory):
     } | {kind: save_waveform_peer(root / kind, kind) for kind in ("data2vec", "wav2vec2", "wavlm")}
 
 
+@pytest.mark.slow
 def test_the_validator_accepts_every_peer(checkpoints, tmp_path):
     """In one process: importing transformers takes longer than all the rest."""
     arguments = [str(word) for name in PEERS for word in (name, checkpoints[name])]

@@ -172,6 +172,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_launchers_work_as_the_readme_says(tmp_path, launcher):
     write_shards(tmp_path)

@@ -134,6 +134,7 @@ def _resume_with_one_position_lost(folder) -> None:
     processes.part()
 
 
+@pytest.mark.slow
 def test_if_one_process_has_lost_its_position_all_begin_again(tmp_path):
     write_shards(tmp_path)
     on_processes(_resume_with_one_position_lost, tmp_path)

@@ -85,6 +85,7 @@ def test_a_run_killed_around_and_in_an_epochs_end_ends_bit_identical(uninterrupt
     assert not list(run.rglob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uninterrupted", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)], indirect=["uninterrupted"]
 )

@@ -227,6 +227,7 @@ def test_an_error_of_one_process_is_raised_on_all(shards, tmp_path, when):
     on_processes(fail_alike, finetune_config(*data, **QUICK, **changes), tmp_path, message)
 
 
+@pytest.mark.slow
 def test_a_launcher_shows_an_error_once(shards, tmp_path):
     config = write_config(tmp_path / "c.yaml", settings(*shards, **QUICK))
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m"]

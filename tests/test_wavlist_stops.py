@@ -139,6 +139,7 @@ def disturbed(listed, tmp_path_factory) -> dict[int | str, tuple[Path, int, str]
     return {end: (folder / str(end), *seen) for end, seen in zip(how, stopped_runs(runs), strict=True)}
 
 
+@pytest.mark.slow
 def test_kill_9_before_any_rename_leaves_whole_shards(listed, undisturbed, disturbed):
     codes = [disturbed[k][1] for k in range(1, 20)]
     n_killed = codes.count(-signal.SIGKILL)
